@@ -1,0 +1,91 @@
+# Everything goes through .venv, which `make setup` fills from requirements/dev.lock.
+# Works with GNU make 3.81 and newer.
+
+BIN := .venv/bin
+PY := $(BIN)/python
+STAMP := .venv/.stamp
+NEWER := 3.12 3.13 3.14
+
+# .venv is ours to write bytecode into: without it every process compiles all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## Make .venv with everything that demo and test need
+	@:
+
+# The stamp names its folder, so that a clone that was moved is set up anew.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+$(STAMP): requirements/dev.lock requirements/install.sh pyproject.toml
+	@requirements/install.sh .venv requirements/dev.lock -e .
+	@printf '%s\n' '$(CURDIR)' > $@
+
+demo: setup ## Run the main job: ask your own Python
+	@$(BIN)/loomq run pydocs
+	@printf '\n%s\n' 'Next:'
+	@printf '  %s\n' \
+	    '$(BIN)/loomq run ask "how do I retry a connection with a timeout?"   ask the index' \
+	    '$(BIN)/loomq list                                                    see what else can run' \
+	    '$(BIN)/loomq dev                                                     keep everything running'
+
+dev: setup ## Start embedded services, a worker node and beat; one Ctrl-C ends all
+	@$(BIN)/loomq dev
+
+test: setup ## Run all tests
+	@$(PY) -m pytest -q
+
+test-unit: setup ## Run the unit tests only, which touch no service
+	@$(PY) -m pytest -q tests/unit
+
+test-wheel: setup ## Build the wheel and use it in an empty venv
+	@$(PY) -m pytest -q -m wheel tests/architecture
+
+test-newer: setup ## Run the unit tests under each newer Python that is present
+	@.ci/newer $(NEWER)
+
+check: lint types floors spelling test ## All that must hold before a commit: lint, types, floors, spelling, tests
+
+lint: setup ## Check style and format (ruff)
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --quiet --check
+	@echo 'lint: ok'
+
+format: setup ## Bring the code into its format
+	@$(BIN)/ruff check --quiet --fix
+	@$(BIN)/ruff format --quiet
+
+types: setup ## Check types (mypy --strict)
+	@$(BIN)/mypy
+
+floors: setup ## Check that no import runs upward (import-linter)
+	@$(BIN)/lint-imports --no-logo
+
+spelling: setup ## Check spelling (codespell)
+	@$(BIN)/codespell
+	@echo 'spelling: ok'
+
+bench-quick: setup ## Compare with raw Celery, in a minute or two
+	@$(PY) -m benchmarks.quick
+
+# Keeps the pins that still fit; `make lock UPGRADE=--upgrade` takes the newest.
+COMPILE = uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+    --no-emit-index-url --no-emit-find-links
+
+lock: setup ## Pin the dependencies anew, with hashes and no addresses
+	@PATH="$$PATH:$(CURDIR)/.tools/uv/bin"; \
+	$(COMPILE) pyproject.toml --extra embedded --group dev -o requirements/dev.lock && \
+	$(COMPILE) pyproject.toml --extra embedded -c requirements/dev.lock -o requirements/runtime.lock && \
+	echo uv | $(COMPILE) - -o requirements/uv.lock
+
+clean: ## Remove what was built and cached; data and .tools stay
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup demo dev test test-unit test-wheel test-newer check lint format types floors spelling \
+    bench-quick lock clean

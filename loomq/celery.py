@@ -1,0 +1,8 @@
+"""What ``celery -A loomq worker|beat|flower|inspect`` starts: the app of the project that it is called in."""
+
+from __future__ import annotations
+
+from loomq.loom import Loom
+from loomq.settings import Settings
+
+app = Loom(Settings.load()).app

@@ -1,0 +1,121 @@
+"""A goal as people read it: its stages, what went wrong, and its result."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from loomq.cli.output import console, duration, since, table
+from loomq.cli.terminal import printable, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loomq.services.inspect import GoalView, StageView
+
+_MOST_ITEMS = 20
+_LONGEST = 300
+
+
+def print_head(view: GoalView) -> None:
+    """Print which goal it is and how it stands."""
+    out = console()
+    took = duration(since(view.created_at, view.ended_at))
+    out.print(f"goal        {view.goal_id}")
+    out.print(f"{view.kind:<11} {view.name}")
+    out.print(f"status      {view.status} {'after' if view.ended_at else 'for'} {took}")
+    out.print(f"submitted   {view.created_at.astimezone().isoformat(sep=' ', timespec='seconds')}")
+    if view.priority != "normal":
+        out.print(f"priority    {view.priority}")
+    if view.instruction:
+        out.print(f"instruction {shortened(view.instruction)}")
+    out.print()
+
+
+def print_stages(view: GoalView) -> None:
+    """Print the table of stages: how each ended, and where its time went."""
+    headers = ("stage", "worker", "tier", "status", "attempt", "waited", "ran", "process")
+    rows = [
+        (
+            stage.name,
+            stage.worker,
+            stage.tier,
+            stage.status,
+            stage.attempt,
+            duration(stage.queue_time_ms),
+            duration(stage.wall_time_ms),
+            stage.pid,
+        )
+        for stage in view.stages
+    ]
+    console().print(table(headers, rows, right=("attempt", "waited", "ran", "process")))
+
+
+def print_faults(view: GoalView) -> None:
+    """Print what went wrong, also what a later attempt made good."""
+    out = console()
+    for stage in view.stages:
+        for line in _faults(stage):
+            out.print(line, soft_wrap=True)
+    if view.error and not any(stage.error for stage in view.stages):
+        out.print(f"\n{view.name}: {_told(view.error)}", soft_wrap=True)
+
+
+def print_result(view: GoalView) -> None:
+    """Print the result, long texts shortened."""
+    shown = {key: value for key, value in view.result.items() if key != "_timeline"}
+    if not shown:
+        return
+    out = console()
+    out.print("\nresult")
+    for key, value in shown.items():
+        for line in _field(key, value):
+            out.print(line, soft_wrap=True)
+
+
+def print_total(view: GoalView) -> None:
+    """Print in one line how the goal ended."""
+    took = duration(since(view.created_at, view.ended_at))
+    console().print(f"\ngoal {view.goal_id} {view.status} {'in' if view.ended_at else 'since'} {took}")
+
+
+def _faults(stage: StageView) -> Iterator[str]:
+    entries = stage.history or ([{"attempt": stage.attempt, "error": stage.error}] if stage.error else [])
+    if entries:
+        yield f"\nstage {stage.name} (worker {stage.worker}) {stage.status}"
+    for entry in entries:
+        error = entry.get("error") or {}
+        yield f"  attempt {entry.get('attempt', '?')}: {_told(error)}"
+        for label in ("where", "cause", "hint"):
+            if error.get(label):
+                yield f"    {label}: {printable(str(error[label]))}"
+
+
+def _told(error: dict[str, Any]) -> str:
+    return printable(f"{error.get('type', 'error')}: {error.get('message', 'no message')}")
+
+
+def _field(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list) and value:
+        text = json.dumps(_brief(value), ensure_ascii=False, indent=2)
+        yield f"  {printable(key)}:"
+        yield from (f"    {line}" for line in printable(text).splitlines())
+    elif isinstance(value, str) and "\n" in value.strip():
+        yield f"  {printable(key)}:"
+        yield from (f"    {line}" for line in shortened(value, 10 * _LONGEST).splitlines())
+    else:
+        text = shortened(value, _LONGEST) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield f"  {printable(key)}: {text}"
+
+
+def _brief(value: Any) -> Any:
+    """Shorten long texts and lists inside a value."""
+    if isinstance(value, str):
+        return shortened(value, _LONGEST)
+    if isinstance(value, dict):
+        return {key: _brief(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        rest = len(value) - _MOST_ITEMS
+        more = [f"… and {rest:,} more"] if rest > 0 else []
+        return [*(_brief(inner) for inner in value[:_MOST_ITEMS]), *more]
+    return value

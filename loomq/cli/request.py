@@ -1,0 +1,190 @@
+"""What a user asks for on the command line: a name, an instruction, inputs; and how that becomes a goal."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loomq.loom import Loom
+    from loomq.services.submit import GoalHandle
+
+PRIORITIES = ("low", "normal", "high", "critical")
+TIERS = ("local", "standard", "frontier")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One goal as it was asked for.
+
+    Args:
+        name: A pipeline or a worker.
+        context: The goal's context, or the worker's payload.
+        is_worker: The name is meant as a worker's, even if a pipeline has it too.
+    """
+
+    name: str
+    instruction: str
+    context: dict[str, Any]
+    priority: str
+    tier: str | None
+    is_worker: bool
+
+    def check(self, loom: Loom) -> None:
+        """Find mistakes that can be seen without any service.
+
+        Raises:
+            ConfigError: The project's files have errors, or nothing is called so.
+            click.UsageError: The options do not go with what was named.
+        """
+        from loomq.services.targets import kind_of
+
+        kind = kind_of(loom, self.name, worker=self.is_worker)
+        if kind == "worker" and self.instruction:
+            raise click.UsageError(f"{self.name} is a worker: it takes inputs (-i key=value), no instruction")
+        if kind == "pipeline" and self.tier:
+            raise click.UsageError(f"{self.name} is a pipeline: its stages say their tier, --tier is for workers")
+
+    def submit(self, loom: Loom, *, key: str | None = None, deadline_s: float | None = None) -> GoalHandle:
+        """Hand the goal in.
+
+        Args:
+            key: The idempotency key.
+            deadline_s: Seconds from now until it must have ended.
+
+        Raises:
+            PipelineValidationError: The inputs break the contract.
+            SubmitUnavailableError: It could not be written down.
+        """
+        from loomq.services.submit import submit_goal, submit_task
+        from loomq.services.targets import kind_of
+
+        deadline = timedelta(seconds=deadline_s) if deadline_s else None
+        if kind_of(loom, self.name, worker=self.is_worker) == "worker":
+            return submit_task(
+                self.name,
+                self.context,
+                tier=self.tier,
+                priority=self.priority,
+                idempotency_key=key,
+                deadline=deadline,
+                loom=loom,
+            )
+        return submit_goal(
+            self.instruction,
+            pipeline=self.name,
+            context=self.context,
+            priority=self.priority,
+            idempotency_key=key,
+            deadline=deadline,
+            loom=loom,
+        )
+
+
+def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the arguments that say what to run; the command gets them as ``request``."""
+
+    @functools.wraps(function)
+    def with_request(
+        *given: Any,
+        name: str,
+        instruction: str,
+        inputs: Sequence[str],
+        context: str | None,
+        priority: str,
+        tier: str | None,
+        is_worker: bool,
+        **options: Any,
+    ) -> Any:
+        request = Request(name, instruction, parse_inputs(inputs, context), priority, tier, is_worker)
+        return function(*given, request=request, **options)
+
+    decorators = (
+        click.argument("name", metavar="PIPELINE|WORKER"),
+        click.argument("instruction", default="", required=False),
+        click.option(
+            "inputs",
+            "--input",
+            "-i",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="One field of the input; JSON if it is JSON, else text; @FILE reads a file. Repeatable.",
+        ),
+        click.option("--context", metavar="JSON|@FILE", help="The whole input as a JSON object; -i wins over it."),
+        click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True),
+        click.option("--tier", type=click.Choice(TIERS), help="Another tier than the worker's own."),
+        click.option("is_worker", "--worker", is_flag=True, help="Take the name for a worker, not a pipeline."),
+    )
+    found: Callable[..., Any] = with_request
+    for decorator in reversed(decorators):
+        found = decorator(found)
+    return found
+
+
+def parse_inputs(pairs: Sequence[str], context: str | None = None) -> dict[str, Any]:
+    """Put the input together.
+
+    Args:
+        pairs: ``key=value`` texts; later ones win.
+        context: A JSON object, or ``@file`` with one.
+
+    Raises:
+        click.UsageError: A text is malformed, or a file cannot be read.
+    """
+    found = _whole(context) if context is not None else {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f'--input takes key=value, not "{pair}"')
+        found[key] = parse_value(text)
+    return found
+
+
+def parse_value(text: str) -> Any:
+    """Read one value: what ``@file`` holds (``@-`` is stdin), then JSON if it is JSON, else the text itself."""
+    content = _read(text[1:]) if text.startswith("@") else text
+    try:
+        return _strict_json(content)
+    except ValueError:
+        return content
+
+
+def _whole(text: str) -> dict[str, Any]:
+    content = _read(text[1:]) if text.startswith("@") else text
+    try:
+        found = _strict_json(content)
+    except ValueError as error:
+        raise click.UsageError(f"--context is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise click.UsageError("--context takes a JSON object")
+    return found
+
+
+def _strict_json(text: str) -> Any:
+    """Read JSON as its standard has it: Python's ``NaN`` and ``Infinity`` are plain words here."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _read(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{name} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{name} is not UTF-8 text") from None

@@ -1,0 +1,89 @@
+"""``loomq run``: everything in one go, from services to the result."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from loomq.cli.options import Invocation, json_option, pass_invocation
+from loomq.cli.request import Request, request_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loomq.loom import Loom
+    from loomq.services.nodes import Child
+    from loomq.services.submit import GoalHandle
+
+_MOST_SLOTS = 4
+
+
+@click.command("run")
+@request_options
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Wait so long at most.")
+@click.option("--concurrency", "-c", type=click.IntRange(1), help="Slots of the private worker node.")
+@click.option("--no-worker", is_flag=True, help="Start no worker node: others serve the queues.")
+@json_option
+@pass_invocation
+def command(
+    invocation: Invocation,
+    request: Request,
+    timeout: float | None,
+    concurrency: int | None,
+    no_worker: bool,
+    as_json: bool,
+) -> None:
+    """Run a pipeline or worker here and now, and show its result.
+
+    Starts what is missing: the embedded services, and a private worker node unless live nodes serve the queues.
+    The goal is written down first, so it outlives this command: see it with `loomq show`.
+    """
+    from loomq.cli.output import notice_if_slow
+    from loomq.cli.waiting import follow, print_outcome, termination_as_interrupt
+    from loomq.services.setup import require_broker, require_schema
+
+    loom = invocation.loom(broker=True)
+    request.check(loom)
+    with notice_if_slow("starting the private Postgres and Redis …" if loom.is_embedded else "waiting for services …"):
+        require_schema(loom)
+        require_broker(loom)
+    with termination_as_interrupt():
+        handle = request.submit(loom)
+        with _private_node(loom, handle, concurrency, wanted=not no_worker) as node:
+            view = follow(
+                loom,
+                handle,
+                timeout_s=timeout,
+                as_json=as_json,
+                afterwards="it is kept, and goes on when a worker runs: loomq dev" if node else "it goes on",
+                check=node.check if node else lambda: None,
+            )
+            print_outcome(view, as_json=as_json)
+
+
+@contextmanager
+def _private_node(loom: Loom, handle: GoalHandle, concurrency: int | None, *, wanted: bool) -> Iterator[Child | None]:
+    """Keep a worker node for the queues of one goal, unless live nodes serve them all."""
+    from loomq.services import nodes
+
+    queues = nodes.queues_of(loom, handle.goal_id)
+    if not wanted or not nodes.unserved(loom, queues):
+        yield None
+        return
+    slots = concurrency or min(os.cpu_count() or 1, _MOST_SLOTS)
+    node = nodes.Child(
+        loom,
+        "worker",
+        nodes.worker_command(queues=sorted(queues), concurrency=slots, name="run"),
+        log=nodes.state_dir(loom) / "logs" / f"run-{os.getpid()}.log",
+    )
+    try:
+        yield node
+    finally:
+        try:
+            node.stop()
+        except KeyboardInterrupt:
+            node.stop(grace_s=0)

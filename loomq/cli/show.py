@@ -1,0 +1,31 @@
+"""``loomq show``: one goal with its stages, its errors and its result."""
+
+from __future__ import annotations
+
+import click
+
+from loomq.cli.options import Invocation, json_option, pass_invocation
+
+
+@click.command("show")
+@click.argument("goal")
+@json_option
+@pass_invocation
+def command(invocation: Invocation, goal: str, as_json: bool) -> None:
+    """Show a GOAL, named by its id or the beginning of it."""
+    from loomq.cli.goal import print_faults, print_head, print_result, print_stages
+    from loomq.cli.output import emit, notice_if_slow
+    from loomq.services import inspect
+    from loomq.services.setup import require_schema
+
+    loom = invocation.loom(broker=False)
+    with notice_if_slow("starting the private Postgres and Redis …" if loom.is_embedded else "waiting for Postgres …"):
+        require_schema(loom)
+    view = inspect.goal(loom, inspect.find(loom, goal))
+    if as_json:
+        emit(view.to_json())
+        return
+    print_head(view)
+    print_stages(view)
+    print_faults(view)
+    print_result(view)

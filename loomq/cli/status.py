@@ -1,0 +1,57 @@
+"""``loomq status``: whether services, schema and worker nodes are well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from loomq.cli.options import Invocation, json_option, pass_invocation
+
+if TYPE_CHECKING:
+    from loomq.services.setup import SetupView
+
+
+@click.command("status")
+@json_option
+@pass_invocation
+def command(invocation: Invocation, as_json: bool) -> None:
+    """Show whether services, schema and worker nodes are well; starts nothing.
+
+    Embedded services that nobody uses are stopped; the next command that needs them starts them.
+    """
+    from loomq.cli.output import emit
+    from loomq.loom import Loom
+    from loomq.services.setup import survey
+
+    view = survey(Loom(invocation.settings()))
+    if as_json:
+        emit(view.to_json())
+    else:
+        _print(view)
+    if view.fault:
+        raise view.fault
+
+
+def _print(view: SetupView) -> None:
+    from loomq.cli.output import clock, console, table
+
+    out = console()
+    services = (("Postgres", view.database), ("broker", view.broker))
+    out.print(f"project  {view.project}\ndata     {view.data_dir}\n", soft_wrap=True)
+    rows = [(name, found.state, "embedded" if found.is_embedded else "yours", found.url) for name, found in services]
+    out.print(table(("service", "state", "kind", "where"), rows))
+    if view.revision:
+        out.print(f"\nschema   {view.revision}")
+    if view.open_goals is None:
+        return
+    out.print(f"open     {view.open_goals} {'goal' if view.open_goals == 1 else 'goals'}\n")
+    if not view.nodes:
+        out.print("no live worker node; start one: loomq worker, or loomq dev")
+        return
+    headers = ("node", "pid", "pool", "slots", "since", "queues")
+    nodes = [
+        (node.hostname, node.pid, node.pool, node.slots, clock(node.started_at), ", ".join(node.queues))
+        for node in view.nodes
+    ]
+    out.print(table(headers, nodes, right=("pid", "slots")), soft_wrap=True)

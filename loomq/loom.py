@@ -1,0 +1,161 @@
+"""Loom: settings, specs, services, store and queues, wired once and handed down."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from loomq.catalog import require_catalog
+from loomq.embedded.client import ensure, services_for
+from loomq.queues.app import LoomCelery
+from loomq.queues.routing import Router
+from loomq.runs.call import Calls
+from loomq.runs.execute import Executor
+from loomq.runs.node import WorkerNode
+from loomq.runs.plan import PlanCache
+from loomq.runs.publish import Publisher
+from loomq.runs.submit import Submitter
+from loomq.store import migrate
+from loomq.store.engine import Database
+from loomq.workers.loop import EventLoop
+from loomq.workers.processor import Processors
+from loomq.workers.runtime import WorkerRuntime
+
+if TYPE_CHECKING:
+    from loomq.catalog import Catalog
+    from loomq.embedded.client import EmbeddedServices
+    from loomq.settings import Settings
+
+_THREADS = 8  # connections that a process may keep; a threads pool shares them
+
+
+class Loom:
+    """Everything that a process needs of loomq, made when it is first asked for.
+
+    Args:
+        settings: What the environment says.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The project's YAML.
+
+        Raises:
+            ConfigError: A file has errors.
+        """
+        return require_catalog(self.settings)
+
+    @cached_property
+    def services(self) -> EmbeddedServices:
+        """Where embedded services of this project are, whether they run or not."""
+        return services_for(self.settings)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the database is the embedded one, which starts when it is needed."""
+        return self.settings.database_url is None
+
+    @property
+    def broker_url(self) -> str:
+        """The broker: the user's, or the embedded one."""
+        return self.settings.broker_url or self.services.broker_url
+
+    @cached_property
+    def database(self) -> Database:
+        """The database: the user's, or the embedded one, which migrates by itself."""
+        url = self.settings.database_url or self.services.database_url
+        return Database(url, prepare=self._prepare_database, pool_size=_THREADS)
+
+    def _prepare_database(self) -> None:
+        if self.settings.database_url:
+            return
+        ensure(self.services, postgres=True, redis=self.settings.broker_url is None)
+        plain = Database(self.services.database_url, pooled=False)
+        if migrate.current(plain) != migrate.HEAD:
+            migrate.upgrade(plain)
+
+    def _ensure_broker(self) -> None:
+        if self.settings.broker_url is None:
+            ensure(self.services, postgres=self.settings.database_url is None, redis=True)
+
+    @cached_property
+    def router(self) -> Router:
+        """The project's routing rules."""
+        defaults = {name: str(worker.tier) for name, worker in self.catalog.workers.items()}
+        overrides = {name: str(tier) for name, tier in self.catalog.rules.tier_overrides.items()}
+        asked = frozenset(
+            (stage.worker_type, str(stage.tier))
+            for pipeline in self.catalog.pipelines.values()
+            for stage in pipeline.pipeline_stages
+            if stage.tier is not None
+        )
+        return Router(defaults, overrides, asked)
+
+    @cached_property
+    def app(self) -> LoomCelery:
+        """The Celery app, with a task for each worker; nothing is connected yet."""
+        app = LoomCelery(
+            self.settings,
+            broker_url=self.broker_url,
+            database=self.database,
+            router=self.router,
+            queues=self.router.queues_in_use,
+            ensure_broker=self._ensure_broker,
+        )
+        for name, worker in self.catalog.workers.items():
+            app.add_worker(name, worker.description)
+        app.runner = self._executor(app)
+        self.node.install(app)
+        return app
+
+    @cached_property
+    def node(self) -> WorkerNode:
+        """This process's part in a worker node."""
+        return WorkerNode()
+
+    @cached_property
+    def plans(self) -> PlanCache:
+        """The goals' plans that this process has parsed."""
+        return PlanCache(self.database)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """The one way to the broker."""
+        return Publisher(self.settings, self.database, self.app)
+
+    @cached_property
+    def submitter(self) -> Submitter:
+        """The one way to a goal."""
+        return self._submitter(self.publisher)
+
+    def _submitter(self, publisher: Publisher) -> Submitter:
+        return Submitter(self.settings, self.catalog, self.router, self.database, publisher, self.plans)
+
+    def _executor(self, app: LoomCelery) -> Executor:
+        publisher = Publisher(self.settings, self.database, app)
+        processors = Processors(self.settings.project, self.settings.import_allow, EventLoop())
+        runtime = WorkerRuntime(
+            processors, self.settings.project, self.settings.grace_seconds, own_process=lambda: self.node.is_pool_child
+        )
+        return Executor(
+            self.settings,
+            self.database,
+            app,
+            self.plans,
+            publisher,
+            Calls(app, self._submitter(publisher), publisher),
+            runtime,
+            node=self.node.id,
+            process_lost=self.node.process_lost,
+        )
+
+    def close(self) -> None:
+        """Close what this process opened."""
+        if "app" in self.__dict__:
+            self.app.broker.close()
+            self.app.close()
+        if "database" in self.__dict__:
+            self.database.close()

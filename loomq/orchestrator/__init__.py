@@ -1,0 +1,1 @@
+"""The dynamic orchestrator: what its YAML may say."""

@@ -1,0 +1,152 @@
+"""The Celery app: Celery's own class with our settings, our task class and services that start when needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery import Celery
+from kombu import Exchange, Queue
+from kombu.utils.url import maybe_sanitize_url
+
+from loomq.queues.broker import Broker
+from loomq.queues.guard import outlive_the_broker
+from loomq.queues.names import StageMessage, broker_priority, level, task_name
+from loomq.queues.task import StageTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loomq.queues.routing import Router
+    from loomq.settings import Settings
+    from loomq.store.engine import Database
+
+_STEPS = [0, 3, 6, 9]
+_TWELVE_HOURS = 12 * 3600
+
+
+class Runner(Protocol):
+    """What the app needs from whoever runs goals; ``runs`` fills it in when everything is wired."""
+
+    def execute(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the message that a worker process has in hand."""
+
+    def submit_call(
+        self, task: Any, payload: dict[str, Any], options: dict[str, Any]
+    ) -> tuple[StageMessage | None, dict[str, Any]]:
+        """Write a raw call down as a goal; gives the message to send now, if any, and its sending options."""
+
+    def not_sent(self, message: StageMessage) -> None:
+        """Hear that a raw call's message did not reach the broker."""
+
+    def process_lost(self) -> None:
+        """Hear from Celery's parent process that a child of its pool has ended."""
+
+
+class LoomCelery(Celery):  # type: ignore[misc]
+    """The app that ``celery -A loomq`` finds.
+
+    Args:
+        settings: The process's settings.
+        broker_url: Where the broker is; nothing is opened here.
+        database: Where goals and results are kept.
+        router: Which queue serves which worker and tier.
+        queues: The queues that a worker without ``-Q`` consumes.
+        ensure_broker: Called before the first connection of each process: starts an embedded broker.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        broker_url: str,
+        database: Database,
+        router: Router,
+        queues: Sequence[str],
+        ensure_broker: Callable[[], None],
+    ) -> None:
+        self.loom_settings = settings
+        self.database = database
+        self.router = router
+        self.runner: Runner | None = None
+        self.is_redis = broker_url.startswith(("redis", "rediss", "sentinel", "valkey", "unix"))
+        self._ensure_broker = ensure_broker
+        outlive_the_broker()
+        super().__init__("loomq", set_as_current=True)
+        self.conf.update(celery_settings(broker_url, queues, is_redis=self.is_redis))
+        self.conf.task_routes = (router.celery_route,)
+        self.broker = Broker(self, is_redis=self.is_redis, shown_url=maybe_sanitize_url(broker_url))
+
+    def add_worker(self, name: str, description: str | None) -> None:
+        """Register the task of one worker."""
+        self.register_task(
+            type(f"worker_{name}", (StageTask,), {"name": task_name(name), "__doc__": description, "worker": name})()
+        )
+
+    def broker_priority(self, number: int) -> int:
+        """Give a priority level as this broker's number."""
+        return broker_priority(number, low_is_urgent=self.is_redis)
+
+    def _connection(self, *args: Any, **kwargs: Any) -> Any:
+        self._ensure_broker()
+        return super()._connection(*args, **kwargs)
+
+    def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Connect for publishing, with short timeouts and no patience: the database remembers what is not sent."""
+        hasty: dict[str, Any] = {"max_retries": 0, "interval_start": 0, "interval_step": 0}
+        if self.is_redis:
+            hasty |= {"socket_connect_timeout": 1, "socket_timeout": 2}
+        kwargs["transport_options"] = {**hasty, **(kwargs.get("transport_options") or {})}
+        kwargs["connect_timeout"] = kwargs.get("connect_timeout") or 1
+        return super().connection_for_write(url, *args, **kwargs)
+
+
+def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -> dict[str, Any]:
+    """Give Celery's configuration; each choice is argued in ``docs/decisions/0004``.
+
+    Args:
+        queues: The queues that a worker without ``-Q`` consumes.
+        is_redis: Whether the broker speaks Redis; RabbitMQ orders priorities by the queue's own argument.
+    """
+    normal = broker_priority(level("normal"), low_is_urgent=is_redis)
+    arguments = {} if is_redis else {"x-max-priority": 9}
+    return {
+        "broker_url": broker_url,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_connection_timeout": 3,
+        "broker_transport_options": _transport_options() if is_redis else {},
+        "result_backend": "loomq.queues.results:PostgresBackend",
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_acks_late": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": is_redis,
+        "worker_deduplicate_successful_tasks": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "task_track_started": False,
+        "task_default_priority": normal,
+        "task_queues": [Queue(name, Exchange(""), routing_key=name, queue_arguments=arguments) for name in queues],
+        "task_create_missing_queues": True,
+        "task_queue_max_priority": None if is_redis else 9,
+        "task_default_queue": queues[0] if queues else "loomq.control",
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "worker_hijack_root_logger": True,
+        "enable_utc": True,
+        "timezone": "UTC",
+    }
+
+
+def _transport_options() -> dict[str, Any]:
+    return {
+        "visibility_timeout": _TWELVE_HOURS,  # redelivery is the sweeper's business
+        "queue_order_strategy": "priority",
+        "priority_steps": _STEPS,
+        "socket_connect_timeout": 3,
+        "socket_timeout": 10,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "client_name": "loomq",
+    }

@@ -1,0 +1,184 @@
+"""The broker as loomq sees it: how long its queues are, whether it lost its data, and whether it answers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kombu.exceptions import OperationalError
+
+from loomq.errors import BrokerUnavailableError
+from loomq.ids import uuid7
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from celery import Celery
+    from kombu import Connection, Producer
+
+_EPOCH = "loomq-epoch"
+_CLOSED_FOR_S = 2.0
+
+T = TypeVar("T")
+
+
+class Broker:
+    """Publish to one broker and ask about it, on a connection of its own with short timeouts.
+
+    After a failure it answers ``BrokerUnavailableError`` at once for 2 s, so that nobody queues up behind a dead
+    server. A forked child makes its own connection. Safe to share between threads.
+
+    Args:
+        app: Who connects.
+        is_redis: Whether the broker speaks Redis; RabbitMQ is asked otherwise.
+        shown_url: The broker's URL without its password.
+    """
+
+    def __init__(self, app: Celery, *, is_redis: bool, shown_url: str) -> None:
+        self._app = app
+        self._is_redis = is_redis
+        self._shown_url = shown_url
+        self._lock = threading.RLock()
+        self._connection: Connection | None = None
+        self._producer: Producer | None = None
+        self._pid = 0
+        self._closed_until = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the next call will be tried at all."""
+        return time.monotonic() >= self._closed_until
+
+    def run(self, work: Callable[[Producer], T]) -> T:
+        """Do something with the producer; once more on a new connection if the old one turns out to be dead.
+
+        Raises:
+            BrokerUnavailableError: The broker does not answer.
+        """
+        if not self.is_open:
+            raise BrokerUnavailableError(f"the broker at {self._shown_url} did not answer a moment ago")
+        with self._lock:
+            try:
+                was_open = self._producer is not None and self._pid == os.getpid()
+                try:
+                    return work(self._open())
+                except _failures():
+                    if not was_open:
+                        raise
+                    self._drop()
+                    return work(self._open())
+            except _failures() as error:
+                self._drop()
+                self._closed_until = time.monotonic() + _CLOSED_FOR_S
+                raise self._unavailable(error) from error
+
+    def _open(self) -> Producer:
+        if self._producer is None or self._pid != os.getpid():
+            self._connection = self._app.connection_for_write()
+            self._producer = self._app.amqp.Producer(self._connection)
+            self._pid = os.getpid()
+        return self._producer
+
+    def _drop(self) -> None:
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None and self._pid == os.getpid():
+            connection.collect(socket_timeout=0.1)
+
+    def _unavailable(self, error: BaseException) -> BrokerUnavailableError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return BrokerUnavailableError(
+            f"the broker at {self._shown_url} does not answer: {reason}",
+            hint="start it, correct LOOMQ_BROKER_URL, or unset it to use the embedded one",
+        )
+
+    def close(self) -> None:
+        """Drop the connection; the next use opens another."""
+        with self._lock:
+            self._drop()
+
+    def ping(self) -> None:
+        """Find out whether the broker answers, whatever the last call met.
+
+        Raises:
+            BrokerUnavailableError: It does not.
+        """
+        self._closed_until = 0.0
+        self.run(lambda producer: producer.channel.client.ping() if self._is_redis else producer.channel)
+
+    def lengths(self, queues: Sequence[str]) -> dict[str, int]:
+        """Count the messages that wait on each queue; a queue that does not exist counts 0.
+
+        Raises:
+            BrokerUnavailableError: The broker does not answer.
+        """
+        if not queues:
+            return {}
+        if self._is_redis:
+            return self.run(lambda producer: dict(_redis_lengths(producer.channel, queues)))
+        return self.run(lambda producer: {queue: _amqp_length(producer, queue) for queue in queues})
+
+    def epoch(self) -> tuple[str, bool]:
+        """Read the mark that the broker loses with its data, leaving a new one if there is none.
+
+        Returns:
+            The mark, and whether it was already there.
+
+        Raises:
+            BrokerUnavailableError: The broker does not answer.
+        """
+        return self.run(_redis_epoch if self._is_redis else _amqp_epoch)
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    from amqp.exceptions import AMQPError
+    from redis.exceptions import RedisError
+
+    return (OperationalError, RedisError, AMQPError, OSError)
+
+
+def _redis_lengths(channel: Any, queues: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Add up the lists that kombu keeps for a queue, one a priority step, in one round trip."""
+    steps = channel.priority_steps
+    with channel.client.pipeline(transaction=False) as pipeline:
+        for queue in queues:
+            for step in steps:
+                pipeline.llen(channel._q_for_pri(queue, step))  # noqa: SLF001  (kombu has no public name for it)
+        counts = pipeline.execute()
+    for index, queue in enumerate(queues):
+        yield queue, sum(counts[index * len(steps) : (index + 1) * len(steps)])
+
+
+def _redis_epoch(producer: Producer) -> tuple[str, bool]:
+    client = producer.channel.client
+    fresh = str(uuid7())
+    if client.set(_EPOCH, fresh, nx=True):
+        return fresh, False
+    found = client.get(_EPOCH)
+    return (found.decode() if isinstance(found, bytes) else str(found)), True
+
+
+def _amqp_length(producer: Producer, queue: str) -> int:
+    from amqp.exceptions import NotFound
+
+    try:
+        # A channel of its own: asking for a queue that is not there closes the channel.
+        with producer.connection.channel() as channel:
+            return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except NotFound:
+        return 0
+
+
+def _amqp_epoch(producer: Producer) -> tuple[str, bool]:
+    """RabbitMQ has no keys: a queue holds the mark as its one message, which is put back after each look."""
+    with producer.connection.SimpleQueue(_EPOCH) as marker:
+        try:
+            message = marker.get(block=False)
+        except marker.Empty:
+            fresh = str(uuid7())
+            marker.put(fresh)
+            return fresh, False
+        found = str(message.payload)
+        message.requeue()
+        return found, True

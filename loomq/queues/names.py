@@ -1,0 +1,85 @@
+"""Names on the broker: queues, tasks, message ids, priorities and the header that marks our messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from loomq.messages import TaskPriority
+
+TASK_PREFIX = "loomq.worker."
+HEADER = "loomq"
+STAGE_GROUP = "loomq-stage-"
+
+_LEVELS = {TaskPriority.LOW: 0, TaskPriority.NORMAL: 1, TaskPriority.HIGH: 2, TaskPriority.CRITICAL: 3}
+_STEPS = 3  # brokers are given the levels 0, 3, 6, 9
+
+
+def queue_name(worker: str, tier: str) -> str:
+    """Name the queue of a worker's tier; the same string names the route in the database."""
+    return f"{worker}.{tier}"
+
+
+def task_name(worker: str) -> str:
+    """Name the Celery task of a worker."""
+    return TASK_PREFIX + worker
+
+
+def worker_of(task: str | None) -> str | None:
+    """Name the worker of a Celery task, or ``None`` if the task is not one of ours."""
+    return task[len(TASK_PREFIX) :] if task and task.startswith(TASK_PREFIX) else None
+
+
+def level(priority: TaskPriority | str) -> int:
+    """Give a priority as the number that the database orders by: 0 low to 3 critical."""
+    return _LEVELS[TaskPriority(priority)]
+
+
+def priority_named(number: int) -> TaskPriority:
+    """Name a level."""
+    return next(name for name, value in _LEVELS.items() if value == number)
+
+
+def broker_priority(number: int, *, low_is_urgent: bool) -> int:
+    """Turn a level into the broker's priority: on Redis 0 is the most urgent, on RabbitMQ the least."""
+    return _STEPS * (max(_LEVELS.values()) - number if low_is_urgent else number)
+
+
+def level_of_broker(priority: int, *, low_is_urgent: bool) -> int:
+    """Turn a broker's priority, as a Celery user writes it, into the nearest level."""
+    nearest = min(max(round(priority / _STEPS), 0), 3)
+    return 3 - nearest if low_is_urgent else nearest
+
+
+@dataclass(frozen=True, slots=True)
+class StageMessage:
+    """What a stage's message says: ids only."""
+
+    goal_id: UUID
+    name: str
+    item: int = -1
+
+    @property
+    def args(self) -> tuple[str, str, int]:
+        """The Celery task's arguments."""
+        return (str(self.goal_id), self.name, self.item)
+
+    @property
+    def id(self) -> str:
+        """The Celery task id: the same for each delivery of the stage, so that Flower shows one task."""
+        suffix = "" if self.item < 0 else f":{self.item}"
+        return f"{self.goal_id}:{self.name}{suffix}"
+
+    @classmethod
+    def parse(cls, args: object) -> StageMessage:
+        """Read the arguments of a stage's message.
+
+        Raises:
+            ValueError: They are not what a stage's message carries.
+        """
+        if not isinstance(args, list | tuple) or len(args) != 3:  # noqa: PLR2004
+            raise ValueError(f"a stage's message carries goal, stage and item, not {args!r:.200}")
+        goal_id, name, item = args
+        if not isinstance(name, str) or not isinstance(item, int):
+            raise ValueError(f"a stage's message carries goal, stage and item, not {args!r:.200}")  # noqa: TRY004
+        return cls(UUID(str(goal_id)), name, item)

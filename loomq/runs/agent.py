@@ -1,0 +1,134 @@
+"""The node's hand in the database: a process beside each worker node that extends leases, frees them and sweeps.
+
+It is a process of its own, so that the pool's parent forks without threads and connections, and so that C code that
+holds the GIL does not lose its lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from typing import IO, TYPE_CHECKING
+
+import psutil
+
+from loomq.errors import EnvironmentNotReadyError
+from loomq.runs.sweep import LEADERSHIP
+from loomq.store import nodes, stages
+
+if TYPE_CHECKING:
+    from loomq.runs.sweep import Sweeper
+    from loomq.settings import Settings
+    from loomq.store.engine import Database
+    from loomq.store.nodes import Node
+
+logger = logging.getLogger(__name__)
+
+_STILL = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+
+
+class Agent:
+    """Serve one node until its parent process ends.
+
+    Args:
+        node: What is known of the node; ``node.pid`` is the worker's parent process, which is also this one's.
+        commands: A pipe from the parent: a line asks for a look at once, its end says that the parent is gone.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, sweeper: Sweeper, node: Node, commands: IO[bytes]
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._sweeper = sweeper
+        self._node = node
+        self._commands = commands
+        self._parent = psutil.Process(node.pid)
+        self._is_out = False
+
+    def run(self) -> None:
+        """Beat and sweep until the parent is gone, then free what its dead processes held."""
+        os.set_blocking(self._commands.fileno(), False)
+        next_sweep = 0.0
+        while self._parent_lives():
+            self._try(self._beat)
+            if time.monotonic() >= next_sweep:
+                next_sweep = time.monotonic() + self._settings.sweep_seconds
+                self._try(self._sweeper.sweep)
+            if not self._wait():
+                break
+        self._try(self._leave)
+
+    def _parent_lives(self) -> bool:
+        return os.getppid() == self._node.pid and self._parent.is_running()
+
+    def _wait(self) -> bool:
+        """Wait for the next beat or a word from the parent; False if there will be none."""
+        readable, _, _ = select.select([self._commands], [], [], self._settings.heartbeat_seconds)
+        return not readable or bool(self._commands.read())
+
+    def _beat(self) -> None:
+        nodes.beat(self._database, self._node)
+        running, present = self._processes()
+        stages.extend(
+            self._database,
+            self._node.id,
+            running,
+            self._settings.lease_seconds,
+            self._settings.grace_seconds + self._settings.lease_seconds,
+        )
+        self._free(present)
+
+    def _free(self, present: set[int]) -> None:
+        """Take back what processes of this node held that are gone; no need to wait for the lease."""
+        gone = [pid for pid in stages.claimed_by(self._database, self._node.id) if pid not in present]
+        if not gone:
+            return
+        for key, outcome in stages.take_back(
+            self._database,
+            lease_s=self._settings.lease_seconds,
+            max_deliveries=self._settings.max_deliveries,
+            node=self._node.id,
+            gone=gone,
+        ):
+            logger.warning("the process of stage %s of goal %s is gone: %s", key.name, key.goal_id, outcome)
+
+    def _processes(self) -> tuple[list[int], set[int]]:
+        """List the node's processes that run, and all that exist; a stopped one keeps its row and not its lease."""
+        running, present = [], set()
+        try:
+            family = [self._parent, *self._parent.children()]
+        except psutil.NoSuchProcess:
+            return [], set()
+        for process in family:
+            try:
+                still = process.status() in _STILL
+            except psutil.NoSuchProcess:
+                continue
+            present.add(process.pid)
+            if not still:
+                running.append(process.pid)
+        return running, present
+
+    def _leave(self) -> None:
+        alive = {pid for pid in stages.claimed_by(self._database, self._node.id) if psutil.pid_exists(pid)}
+        self._free(alive - {self._node.pid})
+        nodes.leave(self._database, self._node.id)
+        nodes.step_down(self._database, [LEADERSHIP], self._node.id)
+
+    def _try(self, work: object) -> None:
+        """Do one thing; an outage is logged once and outlived."""
+        try:
+            work()  # type: ignore[operator]
+        except EnvironmentNotReadyError as error:
+            if not self._is_out:
+                logger.warning("%s", error.message)
+            self._is_out = True
+        except Exception:
+            logger.exception("the node's agent met an error and goes on")
+        else:
+            if self._is_out:
+                logger.warning("services answer again")
+            self._is_out = False

@@ -1,0 +1,88 @@
+"""The worker node: what Celery's parent process does for loomq, which is to keep an agent beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps, signals
+
+from loomq.ids import uuid7
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from loomq.queues.app import LoomCelery
+
+logger = logging.getLogger(__name__)
+
+AGENT_MODULE = "loomq.node"
+_CHECK_S = 1.0
+
+
+class WorkerNode:
+    """This process's part in a node; made before the pool forks, so that children know the node's id."""
+
+    def __init__(self) -> None:
+        self.id: UUID = uuid7()
+        self.is_pool_child = False
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._description: dict[str, Any] = {}
+
+    def install(self, app: LoomCelery) -> None:
+        """Hook into Celery's worker: nothing happens until one starts."""
+        node = self
+
+        class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
+            """Keep the agent running while the worker does."""
+
+            requires = ("celery.worker.components:Pool", "celery.worker.components:Timer")
+
+            def start(self, worker: Any) -> None:
+                if type(worker.pool).__module__.endswith("prefork"):
+                    app.database.keep_no_connections()
+                node._describe(worker)
+                node._keep_agent()
+                worker.timer.call_repeatedly(_CHECK_S, node._keep_agent)
+
+        app.steps["worker"].add(AgentStep)
+        signals.worker_process_init.connect(self._in_child, weak=False)
+
+    def _in_child(self, **_: Any) -> None:
+        self.is_pool_child = True
+        self._agent = None
+
+    def _describe(self, worker: Any) -> None:
+        self._description = {
+            "id": str(self.id),
+            "hostname": worker.hostname,
+            "pid": os.getpid(),
+            "pool": type(worker.pool).__module__.rpartition(".")[2],
+            "slots": worker.pool.num_processes,
+            "queues": sorted(worker.app.amqp.queues.consume_from),
+        }
+
+    def _keep_agent(self) -> None:
+        """Start the agent, also again if it died: without it the node's leases would run out."""
+        if self._agent is not None and self._agent.poll() is None:
+            return
+        if self._agent is not None:
+            logger.warning("the node's agent ended with %s; starting another", self._agent.returncode)
+        self._agent = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", AGENT_MODULE, json.dumps(self._description)], stdin=subprocess.PIPE
+        )
+
+    def process_lost(self) -> None:
+        """Ask the agent to look at once: a child of the pool has ended."""
+        agent = self._agent
+        if agent is None or agent.stdin is None:
+            return
+        try:
+            agent.stdin.write(b"look\n")
+            agent.stdin.flush()
+        except OSError:
+            logger.warning("the node's agent does not listen")

@@ -1,0 +1,264 @@
+"""Accept a goal: one transaction writes it down, then one publish, which may fail without harm."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from loomq.catalog import resolve_schemas, spec_hash
+from loomq.errors import (
+    DatabaseUnavailableError,
+    PipelineValidationError,
+    SubmitUnavailableError,
+    UnknownNameError,
+)
+from loomq.inline import inline_json
+from loomq.problems import suggest
+from loomq.queues.names import level
+from loomq.runs.plan import Plan, snapshot_of_pipeline, snapshot_of_worker
+from loomq.store import goals
+from loomq.store.goals import NewGoal, NewStage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from loomq.catalog import Catalog
+    from loomq.messages import OrchestratorGoal
+    from loomq.pipelines.spec import PipelineSpec
+    from loomq.queues.routing import Router
+    from loomq.runs.plan import PlanCache
+    from loomq.runs.publish import Publisher
+    from loomq.settings import Settings
+    from loomq.store.engine import Database
+    from loomq.workers.spec import WorkerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A goal that is written down.
+
+    Args:
+        created: False if the idempotency key belonged to an older goal, whose id this then is.
+        published: Whether its first messages are on the broker; the sweeper sends them otherwise.
+    """
+
+    goal_id: UUID
+    plan: Plan
+    created: bool
+    published: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What makes a goal out of a raw Celery call: its task id and what the canvas attached."""
+
+    task_id: str
+    canvas: dict[str, Any]
+    key: str
+
+
+class Submitter:
+    """Turn requests into goals.
+
+    Args:
+        catalog: What may be asked for.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        router: Router,
+        database: Database,
+        publisher: Publisher,
+        plans: PlanCache,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._router = router
+        self._database = database
+        self._publisher = publisher
+        self._plans = plans
+        self._snapshots: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+        self._stored: set[str] = set()
+
+    def submit(
+        self,
+        goal: OrchestratorGoal,
+        *,
+        worker: str | None = None,
+        tier: str | None = None,
+        max_retries: int | None = None,
+        timeout_s: float | None = None,
+        not_before: datetime | None = None,
+        call: Call | None = None,
+        publish: bool = True,
+    ) -> Accepted:
+        """Write a goal down and publish its first stages.
+
+        Args:
+            goal: What is asked; ``goal.pipeline`` names the pipeline unless ``worker`` is given.
+            worker: Run this one worker on ``goal.context`` instead of a pipeline.
+            tier, max_retries, timeout_s: Overrides for a goal of one worker.
+            not_before: When its first stages are due.
+            call: The raw Celery call that this goal stands for, published by Celery itself.
+            publish: False leaves the first stages ready in the database, for the sweeper.
+
+        Raises:
+            UnknownNameError: There is no such worker or pipeline.
+            PipelineValidationError: The context breaks the pipeline's or the worker's contract.
+            InlineValueError: The context is not JSON, or too large.
+            SubmitUnavailableError: The goal could not be written down.
+        """
+        snapshot, body = self._snapshot(goal.pipeline, worker)
+        plan = self._plans.keep(snapshot, body)
+        self._check(plan, goal)
+        if worker is not None and tier is not None:
+            self._check_tier(worker, tier)
+        key = call.key if call else goal.idempotency_key
+        rows = self._stages(plan, goal, tier=tier, max_retries=max_retries, timeout_s=timeout_s)
+        roots = [row for row in rows if not row.waits_for]
+        due_now = not_before is None and publish
+        open_routes = self._publisher.room((row.worker, row.tier) for row in roots) if due_now else {}
+        rows = [_first_state(row, (row.worker, row.tier) in open_routes, not_before) for row in rows]
+        try:
+            goal_id, created = goals.submit(
+                self._database,
+                _row(plan, goal, call),
+                rows,
+                snapshot=snapshot,
+                body=body,
+                known_snapshots=self._stored,
+                key=key,
+            )
+        except DatabaseUnavailableError as error:
+            raise SubmitUnavailableError(f"the goal was not accepted: {error.message}", hint=error.hint) from error
+        sent = [row.name for row in rows if row.state == "published"]
+        if created and sent and call is None:
+            self._publisher.publish(goal_id, plan, sent, level(goal.priority))
+        return Accepted(goal_id, plan, created, bool(sent))
+
+    def _snapshot(self, pipeline: str | None, worker: str | None) -> tuple[str, dict[str, Any]]:
+        which = ("worker", worker) if worker is not None else ("pipeline", pipeline or "")
+        if which not in self._snapshots:
+            kind, name = which
+            known: Mapping[str, Any] = self._catalog.workers if kind == "worker" else self._catalog.pipelines
+            if name not in known:
+                hint = suggest(name, known) or f"known {kind}s: {', '.join(sorted(known)) or 'none'}"
+                raise UnknownNameError(f'no {kind} is called "{name}"', hint=hint)
+            body = self._freeze_worker(name) if kind == "worker" else self._freeze_pipeline(name)
+            self._snapshots[which] = (spec_hash(body), body)
+        return self._snapshots[which]
+
+    def _freeze_worker(self, name: str) -> dict[str, Any]:
+        return snapshot_of_worker(self._resolved(self._catalog.workers[name]))
+
+    def _freeze_pipeline(self, name: str) -> dict[str, Any]:
+        spec: PipelineSpec = self._catalog.pipelines[name]
+        workers = {stage.worker_type: self._catalog.workers[stage.worker_type] for stage in spec.pipeline_stages}
+        stages = []
+        for stage in spec.pipeline_stages:
+            schemas = resolve_schemas(workers[stage.worker_type], stage, allow=self._settings.import_allow)
+            stages.append(
+                stage.model_copy(
+                    update={
+                        "input_schema": schemas.input,
+                        "output_schema": schemas.output,
+                        "input_schema_ref": None,
+                        "output_schema_ref": None,
+                    }
+                )
+            )
+        frozen = spec.model_copy(update={"pipeline_stages": tuple(stages)})
+        return snapshot_of_pipeline(frozen, {key: self._resolved(worker) for key, worker in workers.items()})
+
+    def _resolved(self, worker: WorkerSpec) -> WorkerSpec:
+        schemas = resolve_schemas(worker, allow=self._settings.import_allow)
+        return worker.model_copy(
+            update={
+                "input_schema": schemas.input,
+                "output_schema": schemas.output,
+                "input_schema_ref": None,
+                "output_schema_ref": None,
+            }
+        )
+
+    def _check(self, plan: Plan, goal: OrchestratorGoal) -> None:
+        limit = self._settings.max_inline_bytes
+        inline_json(goal.context, what="the goal's context", limit_bytes=limit)
+        inline_json(goal.instruction, what="the goal's instruction", limit_bytes=limit)
+        contract = plan.stages[plan.name].inputs if plan.kind == "worker" else plan.context_contract
+        faults = contract.errors(goal.context) if contract else []
+        if faults:
+            what = (
+                f"the input of worker {plan.name}" if plan.kind == "worker" else f"the context of pipeline {plan.name}"
+            )
+            raise PipelineValidationError(
+                f"{what} breaks its contract: {'; '.join(faults)}", hint=f"its file says what it takes: {plan.kind}s/{plan.name}.yaml"
+            )
+
+    def _check_tier(self, worker: str, tier: str) -> None:
+        """A queue that no node serves would keep the task for ever without a word."""
+        if self._router.queue(worker, tier) not in self._router.queues_in_use:
+            raise UnknownNameError(
+                f"nothing serves tier {tier} of worker {worker}",
+                hint=f"name the tier in a pipeline's stage, or write default_model_tier: {tier} in the worker's file",
+            )
+
+    def _stages(
+        self, plan: Plan, goal: OrchestratorGoal, *, tier: str | None, max_retries: int | None, timeout_s: float | None
+    ) -> list[NewStage]:
+        own = level(goal.priority)
+        return [
+            NewStage(
+                name=stage.name,
+                worker=stage.worker.name,
+                tier=tier or stage.tier,
+                priority=own if stage.priority is None else stage.priority,
+                state="waiting",
+                waits_for=len(plan.graph.parents[stage.name]),
+                children=plan.graph.children[stage.name],
+                reads=stage.reads,
+                timeout_s=timeout_s or stage.timeout_s,
+                max_retries=stage.max_retries if max_retries is None else max_retries,
+            )
+            for stage in plan.stages.values()
+        ]
+
+
+def _first_state(row: NewStage, has_room: bool, not_before: datetime | None) -> NewStage:
+    if row.waits_for:
+        return row
+    state = "published" if has_room else "ready"
+    return NewStage(**{**row.to_json(), "state": state, "not_before": not_before.isoformat() if not_before else None})
+
+
+def _row(plan: Plan, goal: OrchestratorGoal, call: Call | None) -> NewGoal:
+    return NewGoal(
+        id=goal.goal_id,
+        pipeline=plan.name,
+        kind=plan.kind,
+        instruction=goal.instruction,
+        context=goal.context,
+        priority=level(goal.priority),
+        leaves_left=len(plan.graph.leaves),
+        request_id=goal.request_id,
+        session_id=goal.session_id,
+        deadline=goal.deadline,
+        budget=goal.budget,
+        task_id=call.task_id if call else None,
+        canvas=json.loads(json.dumps(call.canvas)) if call else None,
+    )
+
+
+def due_at(countdown: float | None, eta: datetime | str | None) -> datetime | None:
+    """Give the time that Celery's ``countdown`` (seconds) or ``eta`` means; a naive ``eta`` is UTC."""
+    if countdown is not None:
+        return datetime.now(UTC) + timedelta(seconds=countdown)
+    if eta is None:
+        return None
+    found = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

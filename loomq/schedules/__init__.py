@@ -1,0 +1,1 @@
+"""Schedules: what their YAML may say."""

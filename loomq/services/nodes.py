@@ -1,0 +1,174 @@
+"""Start Celery's own processes for this project: worker nodes and beat, as children of the process that asks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from loomq.errors import EnvironmentNotReadyError
+from loomq.services import inspect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from uuid import UUID
+
+    from loomq.loom import Loom
+
+_PR_SET_PDEATHSIG = 1
+_TAIL_LINES = 15
+_STDERR = 2
+
+
+def worker_command(
+    *, queues: Sequence[str] = (), concurrency: int | None = None, pool: str | None = None, name: str | None = None
+) -> list[str]:
+    """Give the command line of a worker node; what ``celery -A loomq worker`` is to a Celery user.
+
+    Args:
+        queues: Queues to serve; none serves those that the configurations use.
+        concurrency: Slots; ``None`` is one a processor.
+        pool: Celery's pool: ``prefork`` (the default), ``threads`` or ``solo``.
+        name: The node's name before the ``@``.
+    """
+    command = [sys.executable, "-m", "celery", "-A", "loomq", "worker", "--without-gossip", "--without-mingle"]
+    command += ["-n", f"{name or 'loomq'}-{os.getpid()}@%h", "-l", "INFO"]
+    if queues:
+        command += ["-Q", ",".join(queues)]
+    if concurrency:
+        command += ["-c", str(concurrency)]
+    if pool:
+        command += ["-P", pool]
+    return command
+
+
+def beat_command(loom: Loom) -> list[str]:
+    """Give the command line of beat, which keeps its own notes in the project's data folder."""
+    notes = state_dir(loom) / "beat-schedule"
+    return [sys.executable, "-m", "celery", "-A", "loomq", "beat", "-s", str(notes), "--pidfile=", "-l", "INFO"]
+
+
+def state_dir(loom: Loom) -> Path:
+    """Give the folder where this project's processes keep logs and notes; made if it is not there.
+
+    Raises:
+        EnvironmentNotReadyError: It cannot be made.
+    """
+    folder = loom.services.data_dir
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentNotReadyError(
+            f"the data folder {folder} cannot be made: {error.strerror}",
+            hint="choose another with --data or LOOMQ_DATA",
+        ) from error
+    return folder
+
+
+def environment_of(loom: Loom) -> dict[str, str]:
+    """Give the environment of a process that is to find this project."""
+    data = {"LOOMQ_DATA": str(loom.settings.data)} if loom.settings.data else {}
+    return {**os.environ, "LOOMQ_PROJECT": str(loom.settings.project), **data, "PYTHONUNBUFFERED": "1"}
+
+
+class Child:
+    """A Celery process that ends with the process that started it.
+
+    Args:
+        name: What messages call it.
+        command: Its command line.
+        log: Where its output goes; ``None`` is the caller's stderr.
+    """
+
+    def __init__(self, loom: Loom, name: str, command: Sequence[str], *, log: Path | None) -> None:
+        self.name = name
+        self.log = log
+        out = log.open("ab") if log else None
+        try:
+            self._process = subprocess.Popen(  # noqa: S603
+                list(command),
+                cwd=loom.settings.project,
+                env=environment_of(loom),
+                stdin=subprocess.DEVNULL,
+                stdout=out or _STDERR,  # a command's own stdout is for its data
+                stderr=subprocess.STDOUT if out else None,
+                start_new_session=log is not None,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  (no thread runs yet where children are started)
+            )
+        finally:
+            if out:
+                out.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended."""
+        return self._process.poll()
+
+    def check(self) -> None:
+        """Make sure that it runs.
+
+        Raises:
+            EnvironmentNotReadyError: It has ended; the error quotes the end of its log.
+        """
+        if self.is_running:
+            return
+        quoted = ""
+        if self.log and self.log.exists():
+            quoted = "\n".join(self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+        raise EnvironmentNotReadyError(
+            f"the {self.name} ended with {self.returncode}" + (f":\n{quoted}" if quoted else ""),
+            hint=f"its log: {self.log}" if self.log else None,
+        )
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """End it in good order: it finishes what it has in hand, for as long as the grace lasts."""
+        if self.is_running:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def queues_of(loom: Loom, goal_id: UUID) -> set[str]:
+    """Name the queues that a goal's stages go to."""
+    return {loom.router.queue(stage.worker, stage.tier) for stage in inspect.progress(loom, goal_id)}
+
+
+def unserved(loom: Loom, queues: set[str]) -> set[str]:
+    """Name the queues that no live worker node serves."""
+    served = {queue for node in inspect.live_nodes(loom) for queue in node.queues}
+    return queues - served
+
+
+def wait_until_live(loom: Loom, child: Child, timeout_s: float = 60) -> None:
+    """Wait until a worker node that was just started is there.
+
+    Raises:
+        EnvironmentNotReadyError: It ended, or did not come up in time.
+    """
+    until = time.monotonic() + timeout_s
+    while not any(str(os.getpid()) in node.hostname for node in inspect.live_nodes(loom)):
+        child.check()
+        if time.monotonic() > until:
+            raise EnvironmentNotReadyError(
+                f"the {child.name} did not come up within {timeout_s:g} s", hint=f"its log: {child.log}"
+            )
+        time.sleep(0.1)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the parent ends, however it ends (Linux; elsewhere stop() has to do)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

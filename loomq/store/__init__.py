@@ -1,0 +1,1 @@
+"""What Postgres keeps: tables, the connection to them, and the queries, a file a noun."""

@@ -1,0 +1,204 @@
+"""Goals: written once, read often."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row, func, literal, select
+
+from loomq.store.tables import goals, idempotency_keys, specs, stages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from loomq.store.engine import Database
+
+
+@dataclass(frozen=True, slots=True)
+class NewStage:
+    """A stage as submit writes it; ``state`` is ``waiting``, ``ready`` or ``published``."""
+
+    name: str
+    worker: str
+    tier: str
+    priority: int
+    state: str
+    waits_for: int
+    children: tuple[str, ...]
+    reads: tuple[str, ...]
+    timeout_s: float
+    max_retries: int
+    not_before: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the row."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class NewGoal:
+    """A goal as submit writes it."""
+
+    id: UUID
+    pipeline: str
+    kind: str
+    instruction: str
+    context: dict[str, Any]
+    priority: int
+    leaves_left: int
+    request_id: str | None = None
+    session_id: UUID | None = None
+    deadline: datetime | None = None
+    budget: dict[str, Any] | None = None
+    task_id: str | None = None
+    canvas: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the row."""
+        found = {name: getattr(self, name) for name in self.__slots__}
+        found["id"] = str(self.id)
+        found["session_id"] = str(self.session_id) if self.session_id else None
+        found["deadline"] = self.deadline.isoformat() if self.deadline else None
+        return found
+
+
+def submit(
+    database: Database,
+    goal: NewGoal,
+    new_stages: Sequence[NewStage],
+    *,
+    snapshot: str,
+    body: dict[str, Any],
+    known_snapshots: set[str],
+    key: str | None = None,
+) -> tuple[UUID, bool]:
+    """Write a goal, its stages and, the first time, its snapshot: one transaction.
+
+    Args:
+        snapshot: The content address of ``body``.
+        known_snapshots: Snapshots that this process knows to be stored; added to.
+        key: The idempotency key: a second goal with the same key is the first one.
+
+    Returns:
+        The goal's id, and whether it is new.
+    """
+    parameters: dict[str, Any] = {
+        "goal": json.dumps(goal.to_json()),
+        "stages": json.dumps([stage.to_json() for stage in new_stages]),
+        "key": key,
+        "hash": snapshot,
+        "body": None if snapshot in known_snapshots else json.dumps(body),
+    }
+    statement = "SELECT * FROM loomq_submit(%(goal)s, %(stages)s, %(key)s, %(hash)s, %(body)s)"
+    outcome, goal_id = database.call(statement, parameters)[0]
+    if outcome == "spec_missing":
+        parameters["body"] = json.dumps(body)
+        outcome, goal_id = database.call(statement, parameters)[0]
+    known_snapshots.add(snapshot)
+    return goal_id, outcome == "created"
+
+
+def read_snapshot(database: Database, snapshot: str) -> dict[str, Any] | None:
+    """Read the spec snapshot with that content address."""
+    with database.begin() as connection:
+        found: dict[str, Any] | None = connection.scalar(select(specs.c.body).where(specs.c.hash == snapshot))
+        return found
+
+
+def end(database: Database, goal_id: UUID, state: str, error: dict[str, Any]) -> bool:
+    """End an open goal as ``failed`` or ``cancelled``; False if it had ended before."""
+    rows = database.call(
+        "SELECT loomq_end_goal(%(goal)s, %(state)s, %(error)s)",
+        {"goal": goal_id, "state": state, "error": json.dumps(error)},
+    )
+    return bool(rows[0][0])
+
+
+def end_overdue(database: Database) -> list[UUID]:
+    """Fail the open goals whose deadline has passed."""
+    error = {"type": "PipelineTimeoutError", "message": "the goal's deadline passed", "retryable": False}
+    rows = database.call(
+        "SELECT id FROM goals g WHERE state = 'open' AND deadline < clock_timestamp()"
+        " AND loomq_end_goal(g.id, 'failed', %(error)s)",
+        {"error": json.dumps(error)},
+    )
+    return [row[0] for row in rows]
+
+
+def get(database: Database, goal_id: UUID) -> Row[Any] | None:
+    """Read one goal's row."""
+    with database.begin() as connection:
+        return connection.execute(select(goals).where(goals.c.id == goal_id)).one_or_none()
+
+
+def find_by_key(database: Database, key: str) -> UUID | None:
+    """Find the goal of an idempotency key."""
+    with database.begin() as connection:
+        found: UUID | None = connection.scalar(select(idempotency_keys.c.goal_id).where(idempotency_keys.c.key == key))
+        return found
+
+
+def count_open(database: Database) -> int:
+    """Count the goals that have not ended; read from their own small index."""
+    with database.begin() as connection:
+        return connection.scalar(select(func.count()).where(goals.c.state == "open")) or 0
+
+
+def find_by_prefix(database: Database, prefix: str) -> list[UUID]:
+    """Find up to ten goals whose id begins so, newest first."""
+    with database.begin() as connection:
+        query = select(goals.c.id).where(func.cast(goals.c.id, literal("").type).like(prefix + "%"))
+        return list(connection.scalars(query.order_by(goals.c.id.desc()).limit(10)))
+
+
+def states(database: Database, goal_id: UUID) -> tuple[str, set[str]] | None:
+    """Read a goal's state and the states of its stages, in one query; ``None`` if there is no such goal."""
+    query = (
+        select(goals.c.state, func.array_agg(func.distinct(stages.c.state)))
+        .join_from(goals, stages, stages.c.goal_id == goals.c.id)
+        .where(goals.c.id == goal_id)
+        .group_by(goals.c.state)
+    )
+    with database.begin() as connection:
+        found = connection.execute(query).one_or_none()
+    return (found[0], set(found[1])) if found else None
+
+
+def stages_of(database: Database, goal_id: UUID, *, outputs: bool = True) -> list[Row[Any]]:
+    """Read a goal's stages in the order in which they became ready.
+
+    Args:
+        outputs: False leaves their outputs in the database.
+    """
+    columns = [column for column in stages.c if outputs or column.name != "output"]
+    query = select(*columns).where(stages.c.goal_id == goal_id)
+    with database.begin() as connection:
+        return list(connection.execute(query.order_by(stages.c.ready_at.asc().nulls_last(), stages.c.name)))
+
+
+def listed(
+    database: Database, *, limit: int = 20, state: str | None = None, pipeline: str | None = None
+) -> list[Row[Any]]:
+    """List goals, newest first, with how many of their stages there are, are done, and are running."""
+    newest = select(goals)
+    if state:
+        newest = newest.where(goals.c.state == state)
+    if pipeline:
+        newest = newest.where(goals.c.pipeline == pipeline)
+    chosen = newest.order_by(goals.c.id.desc()).limit(limit).subquery()
+    counts = (
+        select(
+            func.count().label("stages_total"),
+            func.count().filter(stages.c.state.in_(("done", "skipped"))).label("stages_done"),
+            func.count().filter(stages.c.state == "claimed").label("stages_running"),
+        )
+        .where(stages.c.goal_id == chosen.c.id)
+        .lateral()
+    )
+    query = select(chosen, counts).join_from(chosen, counts, literal(value=True)).order_by(chosen.c.id.desc())
+    with database.begin() as connection:
+        return list(connection.execute(query))

@@ -1,0 +1,113 @@
+"""Nodes: which worker nodes live, what they serve, and who leads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from loomq.store.engine import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One worker node: a Celery worker process with its pool."""
+
+    id: UUID
+    hostname: str
+    pid: int
+    pool: str
+    slots: int
+    queues: tuple[str, ...]
+    version: str
+
+
+def beat(database: Database, node: Node) -> None:
+    """Say that a node lives."""
+    database.call(
+        "INSERT INTO nodes (id, hostname, pid, pool, slots, queues, version)"
+        " VALUES (%(id)s, %(hostname)s, %(pid)s, %(pool)s, %(slots)s, %(queues)s, %(version)s)"
+        " ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(), slots = excluded.slots, queues = excluded.queues",
+        {
+            "id": node.id,
+            "hostname": node.hostname,
+            "pid": node.pid,
+            "pool": node.pool,
+            "slots": node.slots,
+            "queues": list(node.queues),
+            "version": node.version,
+        },
+    )
+
+
+def leave(database: Database, node_id: UUID) -> None:
+    """Say that a node has gone in good order."""
+    database.call("DELETE FROM nodes WHERE id = %(id)s", {"id": node_id})
+
+
+def forget(database: Database, older_s: float) -> None:
+    """Drop the nodes that have not been heard of for so long."""
+    database.call(
+        "DELETE FROM nodes WHERE seen_at < clock_timestamp() - make_interval(secs => %(older)s)", {"older": older_s}
+    )
+
+
+def live(database: Database, within_s: float) -> list[tuple[Node, datetime, datetime]]:
+    """List the nodes heard of lately, with when they started and were last seen."""
+    rows = database.call(
+        "SELECT id, hostname, pid, pool, slots, queues, version, started_at, seen_at FROM nodes"
+        " WHERE seen_at > clock_timestamp() - make_interval(secs => %(within)s) ORDER BY started_at",
+        {"within": within_s},
+    )
+    return [(_node(*row[:7]), row[7], row[8]) for row in rows]
+
+
+def slots_by_queue(database: Database, within_s: float) -> dict[str, int]:
+    """Sum the live slots that serve each queue."""
+    rows = database.call(
+        "SELECT q, sum(slots)::integer FROM nodes, unnest(queues) AS q"
+        " WHERE seen_at > clock_timestamp() - make_interval(secs => %(within)s) GROUP BY q",
+        {"within": within_s},
+    )
+    return dict(map(tuple, rows))
+
+
+def lead(database: Database, name: str, holder: UUID, lease_s: float) -> dict[str, Any] | None:
+    """Take or keep a leadership, on the server's clock.
+
+    Returns:
+        What the leaders before remembered, or ``None`` if somebody else leads.
+    """
+    rows = database.call(
+        "INSERT INTO leases AS l (name, holder, until)"
+        " VALUES (%(name)s, %(holder)s, clock_timestamp() + make_interval(secs => %(lease)s))"
+        " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until"
+        " WHERE l.holder = excluded.holder OR l.until < clock_timestamp() RETURNING memory",
+        {"name": name, "holder": holder, "lease": lease_s},
+    )
+    return dict(rows[0][0]) if rows else None
+
+
+def remember(database: Database, name: str, holder: UUID, memory: dict[str, Any]) -> None:
+    """Keep a note for the next leader, while leading."""
+    database.call(
+        "UPDATE leases SET memory = %(memory)s WHERE name = %(name)s AND holder = %(holder)s",
+        {"name": name, "holder": holder, "memory": json.dumps(memory)},
+    )
+
+
+def step_down(database: Database, names: Sequence[str], holder: UUID) -> None:
+    """Give leaderships up at once instead of letting them run out."""
+    database.call(
+        "UPDATE leases SET until = clock_timestamp() WHERE name = ANY (%(names)s) AND holder = %(holder)s",
+        {"names": list(names), "holder": holder},
+    )
+
+
+def _node(id_: UUID, hostname: str, pid: int, pool: str, slots: int, queues: list[str], version: str) -> Node:
+    return Node(id_, hostname, pid, pool, slots, tuple(queues), version)

@@ -1,0 +1,100 @@
+"""Celery's own results: tasks that are not loomq workers, and the chords of users' canvases."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loomq.store.engine import Database
+
+
+def put(database: Database, task_id: str, state: str, body: dict[str, Any]) -> None:
+    """Store a task's result; a first success is never overwritten."""
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO task_results AS t (task_id, state, body) VALUES (%(id)s, %(state)s, %(body)s)"
+            " ON CONFLICT (task_id) DO UPDATE SET state = excluded.state, body = excluded.body"
+            " WHERE t.state <> 'SUCCESS'",
+            {"id": task_id, "state": state, "body": json.dumps(body)},
+        )
+        connection.exec_driver_sql("SELECT pg_notify('loomq_ended', %(payload)s)", {"payload": "- " + task_id})
+
+
+def get(database: Database, task_id: str) -> dict[str, Any] | None:
+    """Read a task's result."""
+    rows = database.call("SELECT body FROM task_results WHERE task_id = %(id)s", {"id": task_id})
+    return dict(rows[0][0]) if rows else None
+
+
+def drop(database: Database, task_id: str) -> None:
+    """Forget a task's or a group's result."""
+    database.call("DELETE FROM task_results WHERE task_id = %(id)s", {"id": task_id})
+
+
+def drop_older(database: Database, older_s: float) -> None:
+    """Forget results and finished chords older than this."""
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "DELETE FROM task_results WHERE created_at < clock_timestamp() - make_interval(secs => %(older)s)",
+            {"older": older_s},
+        )
+        connection.exec_driver_sql(
+            "WITH gone AS (DELETE FROM chords WHERE created_at < clock_timestamp() - make_interval(secs => %(older)s)"
+            " AND dispatched_at IS NOT NULL RETURNING group_id)"
+            " DELETE FROM chord_parts p USING gone WHERE p.group_id = gone.group_id",
+            {"older": older_s},
+        )
+
+
+def open_chord(database: Database, group_id: str, body: dict[str, Any]) -> None:
+    """Keep a chord's body, before its header is sent."""
+    database.call(
+        "INSERT INTO chords (group_id, body) VALUES (%(id)s, %(body)s)"
+        " ON CONFLICT (group_id) DO UPDATE SET body = excluded.body",
+        {"id": group_id, "body": json.dumps(body)},
+    )
+
+
+def size_chord(database: Database, group_id: str, size: int) -> bool:
+    """Say how many parts a chord has; True if they have all come already."""
+    rows = database.call(
+        "INSERT INTO chords AS c (group_id, size) VALUES (%(id)s, %(size)s)"
+        " ON CONFLICT (group_id) DO UPDATE SET size = greatest(c.size, excluded.size)"
+        " RETURNING (SELECT count(*) FROM chord_parts p WHERE p.group_id = %(id)s) >= size",
+        {"id": group_id, "size": size},
+    )
+    return bool(rows[0][0])
+
+
+def add_part(database: Database, group_id: str, task_id: str, position: int, state: str, result: Any) -> bool:
+    """Count a part that is not a loomq worker's; True for the one that fills the chord."""
+    rows = database.call(
+        "SELECT loomq_chord_part(%(group)s, %(task)s, %(position)s, %(state)s, %(result)s)",
+        {"group": group_id, "task": task_id, "position": position, "state": state, "result": json.dumps(result)},
+    )
+    return bool(rows[0][0])
+
+
+def chord_parts(database: Database, group_id: str) -> list[tuple[str, str, Any]]:
+    """Read a chord's parts in the header's order: task id, state, result."""
+    rows = database.call(
+        "SELECT task_id, state, result FROM chord_parts WHERE group_id = %(id)s ORDER BY position", {"id": group_id}
+    )
+    return [(task_id, state, result) for task_id, state, result in rows]
+
+
+def full_chords(database: Database, older_s: float) -> list[tuple[str, dict[str, Any]]]:
+    """List full chords whose body nobody is known to have sent, with the body."""
+    rows = database.call(
+        "SELECT c.group_id, c.body FROM chords c WHERE c.dispatched_at IS NULL AND c.body IS NOT NULL AND c.size <="
+        " (SELECT count(*) FROM chord_parts p WHERE p.group_id = c.group_id)"
+        " AND c.created_at < clock_timestamp() - make_interval(secs => %(older)s)",
+        {"older": older_s},
+    )
+    return [(group_id, body) for group_id, body in rows]
+
+
+def mark_dispatched(database: Database, group_id: str) -> None:
+    """Say that a chord's body has been sent."""
+    database.call("UPDATE chords SET dispatched_at = clock_timestamp() WHERE group_id = %(id)s", {"id": group_id})

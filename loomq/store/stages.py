@@ -1,0 +1,275 @@
+"""The life of a stage's row: claim, complete, fail, release, take back, extend, publish.
+
+Each call is one statement and one transaction; the rules are in the migrations' SQL. A call whose connection broke
+may be made again with the same token: it is answered as if it were the first.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from loomq.store.engine import Database
+
+
+@dataclass(frozen=True, slots=True)
+class StageKey:
+    """Which stage: its goal, its name, and its item of a ``for_each`` (-1 is the stage itself)."""
+
+    goal_id: UUID
+    name: str
+    item: int = -1
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the key as SQL parameters."""
+        return {"goal": self.goal_id, "name": self.name, "item": self.item}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a claim is made from: the node, the process in it, and the message in hand."""
+
+    node: UUID
+    pid: int
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A stage in hand, with what it needs to run."""
+
+    key: StageKey
+    token: UUID
+    snapshot: str
+    instruction: str
+    context: dict[str, Any]
+    canvas: dict[str, Any] | None
+    task_id: str | None
+    priority: int
+    attempt: int
+    deliveries: int
+    timeout_s: float
+    max_retries: int
+    inputs: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a completion led to.
+
+    Args:
+        verdict: ``accepted``, ``repeated`` (the same call had been committed) or ``fenced`` (the stage was taken back).
+        published: Children that became ready and that the caller must now publish, or that its message carries.
+        held: Children that became ready and wait in the database for room on their queue.
+        backlog: Whether more work waits for the same route as this stage's.
+        chord_full: Whether this was the last part of a user's chord.
+    """
+
+    verdict: str
+    published: tuple[str, ...]
+    held: tuple[str, ...]
+    goal_ended: bool
+    backlog: bool
+    chord_full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stage's place in a user's chord."""
+
+    group_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A stage taken for publishing."""
+
+    key: StageKey
+    priority: int
+    task_id: str | None
+    canvas: dict[str, Any] | None
+
+
+def claim(database: Database, key: StageKey, token: UUID, place: Place, lease_s: float) -> Claim | None:
+    """Take a stage that is due; ``None`` if it is not, or no longer, there to take."""
+    rows = database.call(
+        "SELECT * FROM loomq_claim(%(goal)s, %(name)s, %(item)s, %(token)s, %(node)s, %(pid)s, %(message)s, %(lease)s)",
+        {
+            **key.parameters(),
+            "token": token,
+            "node": place.node,
+            "pid": place.pid,
+            "message": place.message_id,
+            "lease": lease_s,
+        },
+    )
+    return Claim(key, token, *rows[0]) if rows else None
+
+
+def complete(
+    database: Database,
+    key: StageKey,
+    token: UUID,
+    *,
+    output: str,
+    model_used: str | None = None,
+    token_usage: dict[str, int] | None = None,
+    processing_time_ms: int = 0,
+    room: Sequence[str] = (),
+    carried: Sequence[str] = (),
+    part: Part | None = None,
+) -> Outcome:
+    """Store a result and count down what waited for it.
+
+    Args:
+        output: The result as JSON text.
+        room: Routes (``worker.tier``) whose queue has room: their ready stages are the caller's to publish.
+        carried: Stages that the message in hand publishes by itself.
+        part: The stage's place in a user's chord, if it is in one.
+    """
+    rows = database.call(
+        "SELECT * FROM loomq_complete(%(goal)s, %(name)s, %(item)s, %(token)s, %(output)s, %(model)s, %(tokens)s,"
+        " %(ms)s, %(room)s, %(carried)s, %(chord)s, %(position)s)",
+        {
+            **key.parameters(),
+            "token": token,
+            "output": output,
+            "model": model_used,
+            "tokens": json.dumps(token_usage) if token_usage else None,
+            "ms": processing_time_ms,
+            "room": list(room),
+            "carried": list(carried),
+            "chord": part.group_id if part else None,
+            "position": part.position if part else None,
+        },
+    )
+    verdict, ready, ended, backlog, full = rows[0]
+    published = tuple(child["name"] for child in ready if child["state"] == "published")
+    held = tuple(child["name"] for child in ready if child["state"] == "ready")
+    return Outcome(verdict, published, held, ended, backlog, full)
+
+
+def fail(
+    database: Database,
+    key: StageKey,
+    token: UUID,
+    *,
+    error: dict[str, Any],
+    retryable: bool,
+    delay_s: float = 0.0,
+) -> str:
+    """Record a failure; gives ``retried``, ``ended`` (the goal has failed) or ``fenced``."""
+    rows = database.call(
+        "SELECT loomq_fail(%(goal)s, %(name)s, %(item)s, %(token)s, %(error)s, %(retryable)s, %(delay)s, false)",
+        {**key.parameters(), "token": token, "error": json.dumps(error), "retryable": retryable, "delay": delay_s},
+    )
+    return str(rows[0][0])
+
+
+def release(database: Database, key: StageKey, token: UUID, reason: str) -> bool:
+    """Hand a claimed stage back uncounted; False if it was no longer this token's."""
+    rows = database.call(
+        "SELECT loomq_release(%(goal)s, %(name)s, %(item)s, %(token)s, %(reason)s)",
+        {**key.parameters(), "token": token, "reason": reason},
+    )
+    return bool(rows[0][0])
+
+
+def extend(database: Database, node: UUID, pids: Sequence[int], lease_s: float, grace_s: float) -> int:
+    """Extend the leases of a node's live processes, but no stage's beyond its deadline and grace.
+
+    Returns:
+        How many leases were extended.
+    """
+    rows = database.call(
+        "UPDATE stages SET lease_until = clock_timestamp() + make_interval(secs => %(lease)s)"
+        " WHERE state = 'claimed' AND node = %(node)s AND pid = ANY (%(pids)s)"
+        " AND clock_timestamp() < started_at + make_interval(secs => timeout_s + %(grace)s) RETURNING 1",
+        {"node": node, "pids": list(pids), "lease": lease_s, "grace": grace_s},
+    )
+    return len(rows)
+
+
+def claimed_by(database: Database, node: UUID) -> dict[int, int]:
+    """Count a node's claimed stages by process id."""
+    rows = database.call(
+        "SELECT pid, count(*) FROM stages WHERE state = 'claimed' AND node = %(node)s GROUP BY pid", {"node": node}
+    )
+    return dict(map(tuple, rows))
+
+
+def take_back(
+    database: Database,
+    *,
+    lease_s: float,
+    max_deliveries: int,
+    node: UUID | None = None,
+    gone: Sequence[int] = (),
+    limit: int = 500,
+) -> list[tuple[StageKey, str]]:
+    """Take stages back from a node's processes that are gone, or (without a node) whose lease ran out.
+
+    Returns:
+        Each stage with ``ready``, ``retried`` or ``ended``.
+    """
+    rows = database.call(
+        "SELECT * FROM loomq_take_back(%(node)s, %(gone)s, %(lease)s, %(max)s, %(limit)s)",
+        {"node": node, "gone": list(gone), "lease": lease_s, "max": max_deliveries, "limit": limit},
+    )
+    return [(StageKey(goal_id, name, item), outcome) for goal_id, name, item, outcome in rows]
+
+
+def take_ready(database: Database, worker: str, tier: str, limit: int) -> list[Due]:
+    """Take up to ``limit`` waiting stages of one route for publishing; they count as published from here on."""
+    rows = database.call(
+        "SELECT * FROM loomq_take_ready(%(worker)s, %(tier)s, %(limit)s)",
+        {"worker": worker, "tier": tier, "limit": limit},
+    )
+    return [Due(StageKey(goal_id, name, item), *rest) for goal_id, name, item, *rest in rows]
+
+
+def unpublish(database: Database, keys: Sequence[StageKey]) -> None:
+    """Say that these stages did not reach the broker after all."""
+    database.call(
+        "UPDATE stages s SET state = 'ready', published_at = NULL"
+        " FROM unnest(%(goals)s::uuid[], %(names)s::text[], %(items)s::int[]) AS k (goal_id, name, item)"
+        " WHERE s.goal_id = k.goal_id AND s.name = k.name AND s.item = k.item AND s.state = 'published'",
+        {
+            "goals": [key.goal_id for key in keys],
+            "names": [key.name for key in keys],
+            "items": [key.item for key in keys],
+        },
+    )
+
+
+def unpublish_all(database: Database, *, worker: str | None = None, tier: str | None = None, older_s: float = 0) -> int:
+    """Make published and unclaimed stages ready again: all of them, or one route's.
+
+    Args:
+        older_s: Only those published longer ago than this.
+
+    Returns:
+        How many there were.
+    """
+    rows = database.call(
+        "UPDATE stages SET state = 'ready', published_at = NULL, reason = 'message lost' WHERE state = 'published'"
+        " AND (%(worker)s::text IS NULL OR worker = %(worker)s AND tier = %(tier)s)"
+        " AND published_at < clock_timestamp() - make_interval(secs => %(older)s) RETURNING 1",
+        {"worker": worker, "tier": tier, "older": older_s},
+    )
+    return len(rows)
+
+
+def routes(database: Database, state: str) -> list[tuple[str, str]]:
+    """List the (worker, tier) routes that have due stages in ``ready``, or stages in ``published``."""
+    due = " AND (not_before IS NULL OR not_before <= clock_timestamp())" if state == "ready" else ""
+    # The state is spelled out, not bound: only so do the partial indexes serve.
+    literal = {"ready": "'ready'", "published": "'published'"}[state]
+    rows = database.call(f"SELECT DISTINCT worker, tier FROM stages WHERE state = {literal}{due}", {})  # noqa: S608
+    return [(worker, tier) for worker, tier in rows]

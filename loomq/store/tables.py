@@ -1,0 +1,173 @@
+"""The tables as SQLAlchemy sees them, for queries that are put together; the migrations are what makes them.
+
+A test compares this picture with a migrated database.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+
+metadata = MetaData()
+
+
+def _time(name: str, *, nullable: bool = True) -> Column[object]:
+    return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
+
+
+specs = Table(
+    "specs",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("body", JSONB, nullable=False),
+    _time("created_at", nullable=False),
+)
+
+goals = Table(
+    "goals",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("pipeline", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("snapshot", Text, nullable=False),
+    Column("instruction", Text, nullable=False),
+    Column("context", JSONB, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("leaves_left", Integer, nullable=False),
+    Column("idempotency_key", Text),
+    Column("request_id", Text),
+    Column("session_id", Uuid),
+    _time("deadline"),
+    Column("budget", JSONB),
+    Column("task_id", Text),
+    Column("canvas", JSONB),
+    Column("error", JSONB),
+    _time("created_at", nullable=False),
+    _time("ended_at"),
+    postgresql_partition_by="RANGE (id)",
+)
+Index("goals_open", goals.c.id, postgresql_where=goals.c.state == "open")
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("goal_id", Uuid, nullable=False),
+    _time("created_at", nullable=False),
+)
+
+stages = Table(
+    "stages",
+    metadata,
+    Column("goal_id", Uuid, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("item", Integer, primary_key=True, autoincrement=False),
+    Column("worker", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("waits_for", Integer, nullable=False),
+    Column("children", ARRAY(Text), nullable=False),
+    Column("reads", ARRAY(Text), nullable=False),
+    Column("timeout_s", Double, nullable=False),
+    Column("max_retries", SmallInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("deliveries", Integer, nullable=False),
+    Column("token", Uuid),
+    _time("lease_until"),
+    Column("node", Uuid),
+    Column("pid", Integer),
+    Column("message_id", Text),
+    _time("not_before"),
+    Column("reason", Text),
+    _time("ready_at"),
+    _time("published_at"),
+    _time("started_at"),
+    _time("ended_at"),
+    Column("output", JSONB),
+    Column("error", JSONB),
+    Column("model_used", Text),
+    Column("token_usage", JSONB),
+    Column("processing_time_ms", Integer),
+    Column("history", JSONB, nullable=False),
+    postgresql_partition_by="RANGE (goal_id)",
+)
+Index(
+    "stages_ready",
+    stages.c.worker,
+    stages.c.tier,
+    stages.c.priority.desc(),
+    stages.c.ready_at,
+    postgresql_where=stages.c.state == "ready",
+)
+Index(
+    "stages_published",
+    stages.c.worker,
+    stages.c.tier,
+    stages.c.published_at,
+    postgresql_where=stages.c.state == "published",
+)
+Index("stages_claimed", stages.c.node, stages.c.lease_until, postgresql_where=stages.c.state == "claimed")
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("hostname", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("version", Text, nullable=False),
+    _time("started_at", nullable=False),
+    _time("seen_at", nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Uuid, nullable=False),
+    _time("until", nullable=False),
+    Column("memory", JSONB, nullable=False),
+)
+
+chords = Table(
+    "chords",
+    metadata,
+    Column("group_id", Text, primary_key=True),
+    Column("size", Integer),
+    Column("body", JSONB),
+    _time("created_at", nullable=False),
+    _time("dispatched_at"),
+)
+
+chord_parts = Table(
+    "chord_parts",
+    metadata,
+    Column("group_id", Text, primary_key=True),
+    Column("task_id", Text, primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("result", JSONB),
+)
+
+task_results = Table(
+    "task_results",
+    metadata,
+    Column("task_id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("body", JSONB, nullable=False),
+    _time("created_at", nullable=False),
+)

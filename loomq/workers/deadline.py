@@ -1,0 +1,57 @@
+"""A stage's own deadlines in a forked child: soft by a timer signal, hard by a watchdog that needs no GIL."""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from loomq.errors import SoftDeadline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def soft_deadline(timeout_s: float) -> Iterator[None]:
+    """Raise ``SoftDeadline`` in the block when its time is up.
+
+    Only the main thread can be interrupted so; elsewhere (Celery's threads pool) the block runs on, and its late
+    result is refused by its token.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise SoftDeadline(f"interrupted after {timeout_s:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def hard_deadline(timeout_s: float, *, own_process: bool) -> Iterator[None]:
+    """End this process when the block is still running after so long, with its stack on stderr.
+
+    Args:
+        timeout_s: Seconds.
+        own_process: Whether this process exists for this one task, as a forked pool child does; otherwise nothing is
+            ended, and the sweeper takes the stage back when its lease runs out.
+    """
+    if not own_process:
+        yield
+        return
+    faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

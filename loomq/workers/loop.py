@@ -1,0 +1,57 @@
+"""One event loop a process, in a thread of its own, alive as long as the process, so that connections are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from loomq.errors import SoftDeadline
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+T = TypeVar("T")
+
+
+class EventLoop:
+    """Run coroutines from synchronous code, with a deadline that cancels them.
+
+    The thread starts on first use, so never before a fork; a forked child starts its own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    def run(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        """Run a coroutine to its end and give its result.
+
+        Raises:
+            SoftDeadline: It took longer than ``timeout_s`` and was cancelled.
+        """
+        future = asyncio.run_coroutine_threadsafe(_within(work, timeout_s), self._running())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # a signal in this thread must not leave the work running
+            raise
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="loomq-loop", daemon=True).start()
+            return self._loop
+
+
+async def _within(work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await work
+    except TimeoutError as error:
+        if limit.expired():
+            raise SoftDeadline(f"cancelled after {timeout_s:g} s") from error
+        raise

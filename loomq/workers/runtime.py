@@ -1,0 +1,113 @@
+"""The lifecycle of a task: input contract, file refs, work, output contract, and always the reset."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loomq.errors import NotSupportedYetError, PipelineValidationError
+from loomq.workers.deadline import hard_deadline, soft_deadline
+from loomq.workspace import WorkspaceManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loomq.contracts import Contract
+    from loomq.workers.processor import Processors
+    from loomq.workers.spec import WorkerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One task as its worker sees it.
+
+    Args:
+        stage: What error texts call it.
+        timeout_s: Run time until the soft deadline.
+    """
+
+    stage: str
+    spec: WorkerSpec
+    payload: dict[str, Any]
+    inputs: Contract | None
+    outputs: Contract | None
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a worker gave."""
+
+    output: dict[str, Any]
+    model_used: str | None
+    token_usage: dict[str, int] | None
+    processing_time_ms: int
+
+
+class WorkerRuntime:
+    """Run tasks in this process.
+
+    Args:
+        processors: The Python processors of this process.
+        project: What relative workspace folders are relative to.
+        grace_s: From the soft deadline to the end of the process.
+        own_process: Says whether this process may be ended for a task that does not stop.
+    """
+
+    def __init__(
+        self, processors: Processors, project: Path, grace_s: float, *, own_process: Callable[[], bool]
+    ) -> None:
+        self._processors = processors
+        self._project = project
+        self._grace_s = grace_s
+        self._own_process = own_process
+
+    def run(self, job: Job) -> Done:
+        """Run one task to its end.
+
+        Raises:
+            PipelineValidationError: The payload or the output breaks its contract.
+            SoftDeadline: The stage's time was up.
+            Exception: Whatever the worker's code raised.
+        """
+        if job.inputs:
+            job.inputs.check(job.payload, "input", stage=job.stage)
+        payload = self._with_files(job)
+        if job.spec.worker_kind != "processor":
+            raise NotSupportedYetError(
+                f"worker {job.spec.name}: worker_kind {job.spec.worker_kind} is not supported yet"
+            )
+        started = time.monotonic()
+        with (
+            hard_deadline(job.timeout_s + self._grace_s, own_process=self._own_process()),
+            soft_deadline(job.timeout_s),
+        ):
+            found = self._processors.run(job.spec, payload, job.timeout_s)
+        spent_ms = round((time.monotonic() - started) * 1000)
+        output = found["output"]
+        if job.outputs:
+            job.outputs.check(output, "output", stage=job.stage)
+        return Done(output, found.get("model_used"), found.get("token_usage"), spent_ms)
+
+    def _with_files(self, job: Job) -> dict[str, Any]:
+        """Add the content of each file ref as ``<field>_content``: JSON if it parses, else text."""
+        if not job.spec.resolve_file_refs:
+            return job.payload
+        workspace = WorkspaceManager(self._project / Path(job.spec.workspace_dir or "").expanduser())
+        found = dict(job.payload)
+        for field in job.spec.resolve_file_refs:
+            ref = job.payload.get(field)
+            if ref is None:
+                continue
+            try:
+                text = workspace.read_text(str(ref))
+            except Exception as error:
+                raise PipelineValidationError(f"file ref {field}: {error}", stage=job.stage) from error
+            try:
+                found[f"{field}_content"] = json.loads(text)
+            except ValueError:
+                found[f"{field}_content"] = text
+        return found

@@ -1,0 +1,178 @@
+"""What a worker's YAML file may say (formats.md §1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
+
+from loomq.config import (
+    Count,
+    DottedName,
+    Flag,
+    JsonSchema,
+    Name,
+    NotYet,
+    Number,
+    Rate,
+    Seconds,
+    Size,
+    Spec,
+    Text,
+    contradiction,
+    publish_x_keys,
+)
+from loomq.messages import ModelTier
+
+#: Keys that are read and then refused; an issue that gives one its behaviour deletes its row.
+NOT_YET = (
+    NotYet("worker_kind", values=("llm", "agent")),
+    NotYet("system_prompt"),
+    NotYet("max_output_tokens"),
+    NotYet("max_input_tokens"),
+    NotYet("temperature"),
+    NotYet("rate_limit"),
+    NotYet("concurrency_key"),
+    NotYet("max_concurrent"),
+    NotYet("knowledge_sources"),
+    NotYet("knowledge_silos"),
+    NotYet("tool_timeout_seconds"),
+    NotYet("batch"),
+)
+
+
+class Backoff(Spec):
+    """The wait before a retry: ``initial`` seconds, doubled each time up to ``max``."""
+
+    initial: Number = 1
+    max: Number = 60
+    jitter: Flag = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.initial > self.max:
+            raise contradiction(f"initial ({self.initial:g}) is more than max ({self.max:g})", "initial")
+        return self
+
+
+class KnowledgeSource(Spec):
+    """A file whose text stands before the system prompt."""
+
+    path: Text
+    inject_as: Literal["reference", "few_shot"] = "reference"
+    max_bytes: Size | None = None
+    required: Flag = True
+
+
+class FolderSilo(Spec):
+    """A folder that the worker reads and, if allowed, writes."""
+
+    name: Name
+    type: Literal["folder"]
+    path: Text
+    permissions: Literal["read", "read_write"] = "read"
+    required: Flag = True
+
+
+class ToolSilo(Spec):
+    """A tool that the model may call."""
+
+    name: Name
+    type: Literal["tool"]
+    provider: DottedName
+    config: dict[str, Any] = Field(default_factory=dict)
+    required: Flag = True
+
+
+class Batch(Spec):
+    """Payloads that one call takes together."""
+
+    max_size: Size
+    max_wait_ms: Count
+
+
+class Schemas(NamedTuple):
+    """The contracts that hold for a worker or a stage; None checks nothing."""
+
+    input: JsonSchema | None
+    output: JsonSchema | None
+
+
+def _publish(schema: dict[str, Any]) -> None:
+    publish_x_keys(schema)
+    schema["properties"]["default_tier"] = {**schema["properties"]["default_model_tier"], "title": "Default Tier"}
+
+
+class WorkerSpec(Spec):
+    """One worker: its task is ``loomq.worker.<name>``, its queues ``<name>.<tier>``."""
+
+    model_config = ConfigDict(json_schema_extra=_publish)
+
+    name: Name
+    """The worker_type that stages and tasks name."""
+    description: str = ""
+    worker_kind: Literal["llm", "processor", "agent"] = "llm"
+    system_prompt: Text | None = None
+    """What the model is told; required for llm."""
+    processing_backend: DottedName | None = None
+    """Dotted path of the class, built as cls(**backend_config); required for processor."""
+    backend_config: dict[str, Any] = Field(default_factory=dict)
+    input_schema: JsonSchema | None = None
+    """JSON Schema (Draft 2020-12) of the payload; absent means no check."""
+    output_schema: JsonSchema | None = None
+    """JSON Schema (Draft 2020-12) of the output; absent means no check."""
+    input_schema_ref: DottedName | None = None
+    """A Pydantic model, module.Model; an inline input_schema wins."""
+    output_schema_ref: DottedName | None = None
+    """A Pydantic model, module.Model; an inline output_schema wins."""
+    default_model_tier: ModelTier | None = Field(
+        None, validation_alias=AliasChoices("default_model_tier", "default_tier")
+    )
+    """The tier when nobody says another; standard for llm and agent, local for processor."""
+    max_output_tokens: Size = 2000
+    max_input_tokens: Size | None = None
+    temperature: Number | None = None
+    timeout_seconds: Seconds = 60
+    """Run time of one attempt: a soft limit, then a hard one a grace later."""
+    max_retries: Count = 2
+    retry_backoff: Backoff = Backoff()
+    rate_limit: Rate | None = None
+    """Celery's form, "10/m", held over the whole cluster."""
+    concurrency_key: Text | None = None
+    max_concurrent: Size | None = None
+    reset_after_task: Literal[True] = True
+    knowledge_sources: tuple[KnowledgeSource, ...] = ()
+    knowledge_silos: tuple[Annotated[FolderSilo | ToolSilo, Field(discriminator="type")], ...] = ()
+    workspace_dir: Text | None = None
+    """The folder that file refs are read from, relative to the project."""
+    resolve_file_refs: tuple[Text, ...] = ()
+    """Payload fields that name a file; its content is added as <field>_content."""
+    tool_timeout_seconds: Seconds = 30
+    batch: Batch | None = None
+
+    @property
+    def tier(self) -> ModelTier:
+        """The tier that tasks of this worker go to when neither stage nor message says one."""
+        if self.default_model_tier is not None:
+            return self.default_model_tier
+        return ModelTier.LOCAL if self.worker_kind == "processor" else ModelTier.STANDARD
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_tier(cls, data: Any) -> Any:
+        if isinstance(data, dict) and {"default_model_tier", "default_tier"} <= data.keys():
+            raise contradiction("default_tier is another name of default_model_tier", "default_tier", hint="keep one")
+        return data
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.worker_kind == "processor" and self.processing_backend is None:
+            raise contradiction("a processor needs a processing_backend", "worker_kind", id="LQ111")
+        if self.worker_kind != "processor" and self.processing_backend is not None:
+            message = f"a processing_backend makes no sense for worker_kind {self.worker_kind}"
+            raise contradiction(message, "processing_backend", hint="write `worker_kind: processor`")
+        if self.worker_kind == "llm" and self.system_prompt is None:
+            raise contradiction("an llm worker needs a system_prompt", "worker_kind", id="LQ111")
+        if self.resolve_file_refs and self.workspace_dir is None:
+            raise contradiction("resolve_file_refs needs a workspace_dir", "resolve_file_refs")
+        return self

@@ -1,0 +1,150 @@
+"""Plain Celery over loomq's workers: each call is a goal with a row, and a user's own canvas joins by itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from celery import Celery, chain, chord, group
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+
+from loomq.errors import UnknownNameError
+from loomq.messages import TaskStatus
+from loomq.services import inspect
+from loomq.store import goals
+from loomq.testing import wait_until
+
+NODE = ("-c", "2")
+
+
+def stock(project):
+    """Write every worker of this module."""
+    project.worker("echo")
+    project.worker("add", 'return {"output": {"n": payload["n"] + 1}}')
+    project.worker("total", 'return {"output": {"n": sum(item["n"] for item in payload["items"])}}')
+    project.worker("broken", 'raise ValueError("no")')
+    project.worker("append", 'with open(payload["file"], "a") as out: out.write("x")\nreturn {"output": {}}')
+
+
+def task(shop, name):
+    """Give the Celery task of a worker."""
+    return shop.loom.app.tasks[f"loomq.worker.{name}"]
+
+
+def test_delay_gives_the_output_and_is_a_goal(shop):
+    result = task(shop, "echo").delay({"x": 1})
+    assert result.get(timeout=30) == {"got": {"x": 1}}
+    assert result.state == "SUCCESS"
+    (line,) = [line for line in inspect.listed(shop.loom, limit=100, name="echo")][:1]
+    assert line.status is TaskStatus.COMPLETED
+    assert line.kind == "worker"
+
+
+def test_a_chord_joins_with_its_headers_results_in_order(shop):
+    add, total = task(shop, "add"), task(shop, "total")
+    assert chord([add.s({"n": n}) for n in range(10)], total.s()).apply_async().get(timeout=30) == {"n": 55}
+
+
+def test_a_chain_passes_each_output_on(shop):
+    add = task(shop, "add")
+    assert chain(add.s({"n": 1}), add.s(), add.s()).apply_async().get(timeout=30) == {"n": 4}
+
+
+def test_a_chord_of_chains_joins(shop):
+    add, total = task(shop, "add"), task(shop, "total")
+    canvas = chord([chain(add.s({"n": n}), add.s()) for n in range(4)], total.s())
+    assert canvas.apply_async().get(timeout=30) == {"n": 14}
+
+
+def test_a_group_gives_its_results_in_order(shop):
+    add = task(shop, "add")
+    assert group(add.s({"n": n}) for n in range(5)).apply_async().get(timeout=30) == [{"n": n + 1} for n in range(5)]
+
+
+def test_a_failed_header_fails_the_chord_and_a_failed_link_its_chain(shop):
+    add, broken, total = task(shop, "add"), task(shop, "broken"), task(shop, "total")
+    with pytest.raises(Exception, match="no"):
+        chord([add.s({"n": 1}), broken.s({})], total.s()).apply_async().get(timeout=30)
+    with pytest.raises(Exception, match="no"):
+        chain(broken.s({}), add.s()).apply_async().get(timeout=30)
+
+
+def test_a_failure_comes_back_as_a_copy_and_nothing_is_imported_by_name(shop):
+    result = task(shop, "broken").delay({})
+    with pytest.raises(Exception, match="no") as caught:
+        result.get(timeout=30)
+    assert type(caught.value).__module__ == "loomq.remote"
+    rebuilt = shop.loom.app.backend.exception_to_python(
+        {"exc_type": "system", "exc_module": "os", "exc_message": ["touch /tmp/never"]}
+    )
+    assert type(rebuilt).__module__ == "loomq.remote"
+
+
+def test_send_task_from_an_app_that_knows_nothing_of_loomq_is_a_goal_too(shop):
+    outside = Celery("outside", broker=shop.project.settings_given["broker_url"])
+    outside.conf.broker_transport_options = {"queue_order_strategy": "priority", "priority_steps": [0, 3, 6, 9]}
+    sent = outside.send_task("loomq.worker.echo", args=[{"from": "outside"}], queue="echo.local")
+    outside.close()
+    assert shop.loom.app.AsyncResult(sent.id).get(timeout=30) == {"got": {"from": "outside"}}
+    assert goals.find_by_key(shop.loom.database, f"task:{sent.id}") is not None
+
+
+def test_the_same_task_id_twice_runs_once(shop, tmp_path):
+    ledger = tmp_path / "ledger"
+    append = task(shop, "append")
+    first = append.apply_async([{"file": str(ledger)}], task_id="the-one")
+    append.apply_async([{"file": str(ledger)}], task_id="the-one")
+    assert first.get(timeout=30) == {}
+    assert task(shop, "echo").delay({}).get(timeout=30)
+    assert ledger.read_text() == "x"
+
+
+def test_a_countdown_is_kept_in_the_database_until_it_is_due(shop):
+    result = task(shop, "echo").apply_async([{}], countdown=1)
+    with pytest.raises(CeleryTimeoutError):
+        result.get(timeout=0.3)
+    goal_id = goals.find_by_key(shop.loom.database, f"task:{result.id}")
+    assert [stage.state for stage in inspect.progress(shop.loom, goal_id)] == ["ready"]
+    assert result.get(timeout=30) == {"got": {}}
+    (stage,) = inspect.progress(shop.loom, goal_id)
+    assert stage.queue_time_ms >= 900
+
+
+def test_a_call_of_the_wrong_shape_is_refused_at_once(shop):
+    with pytest.raises(TypeError, match="one object"):
+        task(shop, "echo").delay(1, 2)
+    with pytest.raises(TypeError, match="JSON object"):
+        task(shop, "echo").delay("text")
+    with pytest.raises(UnknownNameError, match="is no queue of worker echo"):
+        task(shop, "echo").apply_async([{}], queue="elsewhere")
+
+
+def test_celery_sees_the_workers_as_its_own_tasks(shop):
+    told = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "loomq", "inspect", "registered", "--timeout", "10"],
+        cwd=shop.project.folder, env=shop.project.environment, capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    for worker in ("echo", "add", "total"):
+        assert f"* loomq.worker.{worker}" in told.stdout
+
+
+def test_pickle_is_refused_and_the_worker_lives(shop, tmp_path):
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "opened"), "w"))
+
+    def send(producer):
+        producer.publish(
+            pickle.dumps(((Bomb(),), {}, {})),
+            content_type="application/x-python-serialize", content_encoding="binary",
+            headers={"task": "loomq.worker.echo", "id": "bomb", "lang": "py"}, routing_key="echo.local",
+        )
+
+    shop.loom.app.broker.run(send)
+    wait_until(lambda: "Refusing to deserialize" in shop.node.text(), "the refusal")
+    assert task(shop, "echo").delay({}).get(timeout=30)
+    assert not (tmp_path / "opened").exists()

@@ -1,0 +1,248 @@
+"""Names that leave the workspace, links that move, and writes that appear whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+
+import pytest
+
+from loomq.errors import UnsafePathError
+from loomq.workspace import WorkspaceManager, safe_path
+
+SECRET = "outside secret"
+
+ESCAPES = [
+    "../secret.txt",
+    "../../etc/passwd",
+    "a/../../secret.txt",
+    "a/../secret.txt",
+    "..",
+    "../",
+    "./..",
+    "./../secret.txt",
+    "a/b/../../../secret.txt",
+    "a//..//../secret.txt",
+    "/etc/hostname",
+    "/",
+    "//etc/hostname",
+    "//server/share/file",
+    "/proc/self/environ",
+    "",
+    ".",
+    "./",
+    "././.",
+    "C:secret.txt",
+    "C:/secret.txt",
+    "c:\\secret.txt",
+    "\\secret.txt",
+    "..\\secret.txt",
+    "a\\..\\..\\secret.txt",
+    "\\\\server\\share",
+    "file\x00.txt",
+    "\x00",
+    "../secret.txt\x00.json",
+    "a\nb.txt",
+    "a\rb.txt",
+    "tab\there",
+    "\x1b[31mred.txt",
+    "del\x7f.txt",
+    "c1\x85.txt",
+    "line\u2028break.txt",
+    "lone\ud800surrogate",
+    "x" * 256,
+    "é" * 128 + "/a.txt",
+    "a/" * 2100 + "b",
+]
+
+
+@pytest.fixture
+def outside(tmp_path):
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret.txt").write_text(SECRET)
+    (tmp_path / "secret.txt").write_text(SECRET)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path, outside):
+    return WorkspaceManager(tmp_path / "outside" / "root")
+
+
+def everything_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_the_corpus_holds_forty_different_names():
+    assert len(set(ESCAPES)) == len(ESCAPES) == 40
+
+
+@pytest.mark.parametrize("name", ESCAPES, ids=ascii)
+@pytest.mark.parametrize("action", ["resolve", "read", "write", "size"])
+def test_a_name_that_leaves_the_workspace_is_refused(tmp_path, workspace, action, name):
+    before = everything_below(tmp_path)
+    call = {
+        "resolve": workspace.resolve,
+        "read": workspace.read_text,
+        "write": lambda ref: workspace.write_text(ref, "x"),
+        "size": workspace.size,
+    }[action]
+    with pytest.raises(UnsafePathError):
+        call(name)
+    assert everything_below(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.md", "./a/b.txt", "a//b.txt", "...", "~root", "%2e%2e/x", "a b/ünï.txt", "d/a:b"]
+)
+def test_an_unusual_name_inside_is_kept(workspace, name):
+    workspace.write_text(name, "kept")
+    assert workspace.read_text(name) == "kept"
+    assert workspace.resolve(name).is_relative_to(workspace.root)
+
+
+def test_text_and_json_come_back_as_they_were(workspace):
+    ref = workspace.write_json("goal/data.json", {"ß": [1, None, "x"]})
+    assert ref == "goal/data.json"
+    assert workspace.read_json(ref) == {"ß": [1, None, "x"]}
+    assert workspace.size(ref) == workspace.resolve(ref).stat().st_size
+
+
+def test_a_file_that_is_missing_is_named(workspace):
+    workspace.write_text("there.txt", "x")
+    with pytest.raises(FileNotFoundError, match=r"not/here\.txt"):
+        workspace.read_text("not/here.txt")
+    with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
+        workspace.size("gone.txt")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(workspace):
+    workspace.write_text("report.txt", "old")
+    with contextlib.suppress(ZeroDivisionError), workspace.open_write("report.txt") as file:
+        file.write(b"new but ")
+        1 / 0  # noqa: B018
+    assert workspace.read_text("report.txt") == "old"
+    assert everything_below(workspace.root) == ["report.txt"]
+
+
+def test_a_write_is_invisible_until_it_is_whole(workspace):
+    workspace.write_text("report.txt", "old")
+    with workspace.open_write("report.txt") as file:
+        file.write(b"new")
+        file.flush()
+        assert workspace.read_text("report.txt") == "old"
+    assert workspace.read_text("report.txt") == "new"
+
+
+@pytest.mark.parametrize("target", ["file", "folder", "inside"])
+def test_a_link_is_never_followed(tmp_path, workspace, outside, target):
+    workspace.write_text("own/real.txt", "own")
+    if target == "file":
+        (workspace.root / "link.txt").symlink_to(outside / "secret.txt")
+        name = "link.txt"
+    elif target == "folder":
+        (workspace.root / "linked").symlink_to(outside)
+        name = "linked/secret.txt"
+    else:
+        (workspace.root / "linked").symlink_to(workspace.root / "own")
+        name = "linked/real.txt"
+    before = everything_below(tmp_path)
+    with pytest.raises(UnsafePathError):
+        workspace.read_text(name)
+    with pytest.raises(UnsafePathError):
+        workspace.write_text(name, "overwritten")
+    assert everything_below(tmp_path) == before
+    assert (outside / "secret.txt").read_text() == SECRET
+
+
+def test_a_link_that_circles_is_refused(workspace):
+    workspace.write_text("a.txt", "a")
+    (workspace.root / "loop").symlink_to("loop")
+    with pytest.raises(UnsafePathError):
+        workspace.read_text("loop")
+    with pytest.raises(UnsafePathError):
+        workspace.read_text("loop/x")
+
+
+def test_a_workspace_may_itself_stand_behind_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+    workspace = WorkspaceManager(tmp_path / "alias")
+    workspace.write_text("a.txt", "a")
+    assert (tmp_path / "real" / "a.txt").read_text() == "a"
+    assert safe_path(tmp_path / "alias", "a.txt") == tmp_path / "real" / "a.txt"
+
+
+def test_a_pipe_or_folder_is_no_file_and_does_not_block(workspace):
+    workspace.write_text("folder/a.txt", "a")
+    os.mkfifo(workspace.root / "pipe")
+    with pytest.raises(UnsafePathError, match="regular"):
+        workspace.read_text("pipe")
+    with pytest.raises(UnsafePathError, match="regular"):
+        workspace.read_text("folder")
+
+
+def flip_folder_and_link(workspace, outside):
+    """Swap ``work`` for a link to the outside and back; a writer may make ``work`` itself in between."""
+    root = workspace.root
+    (root / "work").rename(root / "real")
+    with contextlib.suppress(FileExistsError):
+        (root / "work").symlink_to(outside)
+    yield
+    if (root / "work").is_symlink():
+        (root / "work").unlink()
+    with contextlib.suppress(OSError):  # not empty: a writer's folder takes the place
+        (root / "real").rename(root / "work")
+    shutil.rmtree(root / "real", ignore_errors=True)
+    (root / "work").mkdir(exist_ok=True)
+    with contextlib.suppress(OSError):
+        (root / "work" / "secret.txt").write_text("own")
+    yield
+
+
+def flip_file_and_link(workspace, outside):
+    """Swap ``work/secret.txt`` for a link to the outside and back, by rename only."""
+    work = workspace.root / "work"
+    (work / "spare").symlink_to(outside / "secret.txt")
+    (work / "spare").rename(work / "secret.txt")
+    yield
+    (work / "plain").write_text("own")
+    (work / "plain").rename(work / "secret.txt")
+    yield
+
+
+@pytest.mark.parametrize("flip", [flip_folder_and_link, flip_file_and_link])
+def test_a_link_swapped_in_ten_thousand_times_leads_nowhere(workspace, outside, flip):
+    workspace.write_text("work/secret.txt", "own")
+    flips, stop = 0, threading.Event()
+
+    def keep_flipping():
+        nonlocal flips
+        while not stop.is_set():
+            for _ in flip(workspace, outside):
+                flips += 1
+
+    thread = threading.Thread(target=keep_flipping)
+    thread.start()
+    outcomes = {"read": [0, 0], "write": [0, 0]}
+    while flips < 10_000 and thread.is_alive():
+        for action, went in outcomes.items():
+            try:
+                if action == "read":
+                    assert workspace.read_text("work/secret.txt") in {"own", ""}
+                else:
+                    workspace.write_text("work/planted.txt", "planted")
+                went[0] += 1
+            except (UnsafePathError, FileNotFoundError):
+                went[1] += 1
+    stop.set()
+    thread.join()
+    assert flips >= 10_000
+    assert outcomes["read"][0]
+    assert outcomes["read"][1]
+    assert outcomes["write"][0]
+    assert (outside / "secret.txt").read_text() == SECRET
+    assert [name for name in everything_below(outside) if not name.startswith("root")] == ["secret.txt"]
