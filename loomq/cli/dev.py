@@ -60,9 +60,11 @@ def command(invocation: Invocation, concurrency: int | None, pool: str | None, n
 
 
 def _stop(children: Sequence[Child]) -> None:
-    """End them all, beat first; a second Ctrl-C is taken for impatience."""
+    """End them all; a second Ctrl-C is taken for impatience."""
+    for child in children:
+        child.ask_to_stop()
     grace_s = _GRACE_S
-    for child in reversed(children):
+    for child in children:
         try:
             child.stop(grace_s)
         except KeyboardInterrupt:
@@ -77,7 +79,7 @@ def _tell(loom: Loom, *, as_json: bool) -> None:
 
     settings = loom.settings
     database, broker = settings.database_url or loom.services.database_url, loom.broker_url
-    names = sorted({*loom.catalog.pipelines, *loom.catalog.workers})
+    names = [*sorted(loom.catalog.pipelines), *sorted(loom.catalog.workers)]
     if as_json:
         emit(
             {
@@ -99,6 +101,7 @@ def _tell(loom: Loom, *, as_json: bool) -> None:
                 f"  Postgres  {without_password(database)}",
                 f"  broker    {without_password(broker)}",
                 f"  data      {loom.services.data_dir}",
+                f"  logs      {loom.services.data_dir / 'logs'}",
                 f"in another terminal:  loomq run {names[0] if names else 'NAME'}",
                 "                      loomq list",
                 "Ctrl-C ends everything",

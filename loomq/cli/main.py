@@ -54,7 +54,8 @@ class Commands(click.Group):
         from difflib import get_close_matches
 
         near = get_close_matches(args[0], COMMANDS, n=1)
-        ctx.fail(f'no command is called "{args[0]}"' + (f'; did you mean "{near[0]}"?' if near else ""))
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise click.UsageError(f'no command is called "{args[0]}"{hint}', ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the table without importing any of them."""

@@ -67,7 +67,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
 
     found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
-        found.add_column(header, justify="right" if header in right else "left", no_wrap=header not in {"instruction"})
+        found.add_column(header, justify="right" if header in right else "left", no_wrap=header != "instruction")
     for row in rows:
         cells = []
         for header, value in zip(headers, row, strict=True):

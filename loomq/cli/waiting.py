@@ -89,7 +89,8 @@ def print_outcome(view: GoalView, *, as_json: bool) -> None:
         emit(view.to_json())
     else:
         print_stages(view)
-        print_faults(view)
+        if view.status == "completed":  # else the error says it, on stderr
+            print_faults(view)
         print_result(view)
         print_total(view)
     if view.status != "completed":

@@ -130,10 +130,14 @@ class Child:
             hint=f"its log: {self.log}" if self.log else None,
         )
 
-    def stop(self, grace_s: float = 10.0) -> None:
-        """End it in good order: it finishes what it has in hand, for as long as the grace lasts."""
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, and do not wait."""
         if self.is_running:
             self._process.send_signal(signal.SIGTERM)
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """End it in good order: it finishes what it has in hand, for as long as the grace lasts."""
+        self.ask_to_stop()
         try:
             self._process.wait(grace_s)
         except subprocess.TimeoutExpired:

@@ -34,7 +34,7 @@ class Database:
 
     Args:
         url: A SQLAlchemy or libpq URL.
-        prepare: Called before each process's first connection: starts embedded services, migrates them.
+        prepare: Called before a process's first connection, and again after a lost one: starts embedded services.
         pooled: False closes each connection after its use, for a process that will fork.
         connect_timeout_s: How long one attempt to connect may take; at least 2 s, which is libpq's least.
         pool_size: Connections kept open; as many again may be opened under load.
@@ -55,6 +55,7 @@ class Database:
         self._connect_timeout_s = connect_timeout_s
         self._pool_size = pool_size
         self._engine: Engine | None = None
+        self._is_prepared = False
         self._pid = 0
 
     def keep_no_connections(self) -> None:
@@ -65,12 +66,16 @@ class Database:
     @property
     def engine(self) -> Engine:
         """This process's engine."""
-        if self._engine is None or self._pid != os.getpid():
+        if self._pid != os.getpid():
             if self._engine is not None:
                 self._engine.dispose(close=False)
+            self._engine, self._pid, self._is_prepared = None, os.getpid(), False
+        if not self._is_prepared:
             if self._prepare is not None:
                 self._prepare()
-            self._engine, self._pid = self._make_engine(), os.getpid()
+            self._is_prepared = True
+        if self._engine is None:
+            self._engine = self._make_engine()
         return self._engine
 
     def _make_engine(self) -> Engine:
@@ -101,7 +106,7 @@ class Database:
             with self.engine.begin() as connection:
                 yield connection
         except OperationalError as error:
-            raise unavailable(self, error) from error
+            raise self._unavailable(error) from error
 
     def call(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
         """Run one statement in one round trip, outside an explicit transaction, and give its rows.
@@ -118,7 +123,7 @@ class Database:
                 result = connection.exec_driver_sql(statement, dict(parameters))
                 return list(result) if result.returns_rows else []
         except OperationalError as error:
-            raise unavailable(self, error) from error
+            raise self._unavailable(error) from error
 
     def listen(self, url: str | None = None) -> psycopg.Connection[Any]:
         """Open a connection of its own for ``LISTEN``, past any pooler.
@@ -135,23 +140,23 @@ class Database:
                 connect_timeout=self._connect_timeout_s,
             )
         except psycopg.OperationalError as error:
-            raise unavailable(self, error) from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> DatabaseUnavailableError:
+        """Say in one line why Postgres could not be used, without its password."""
+        self._is_prepared = False
+        cause = getattr(error, "orig", None) or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        return DatabaseUnavailableError(
+            f"Postgres at {self.url.render_as_string(hide_password=True)} does not answer: {reason}",
+            hint="start it, correct LOOMQ_DATABASE_URL, or unset it to use the embedded Postgres",
+        )
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
         if self._engine is not None and self._pid == os.getpid():
             self._engine.dispose()
         self._engine = None
-
-
-def unavailable(database: Database, error: Exception) -> DatabaseUnavailableError:
-    """Say in one line why Postgres could not be used, without its password."""
-    cause = getattr(error, "orig", None) or error
-    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    return DatabaseUnavailableError(
-        f"Postgres at {database.url.render_as_string(hide_password=True)} does not answer: {reason}",
-        hint="start it, correct LOOMQ_DATABASE_URL, or unset it to use the embedded Postgres",
-    )
 
 
 def _translate(context: Any) -> Exception | None:
