@@ -13,7 +13,8 @@ can help. The tree, checked against the classes by ``tests/architecture``::
     │   ├── SubmitUnavailableError
     │   ├── SchemaOutdatedError
     │   └── EmbeddedServiceError
-    ├── GoalNotFoundError
+    ├── NotFoundError
+    │   └── GoalNotFoundError
     ├── GoalFailedError
     │   └── GoalCancelledError
     ├── WaitTimeoutError
@@ -22,7 +23,12 @@ can help. The tree, checked against the classes by ``tests/architecture``::
     ├── InlineValueError
     │   └── PayloadTooLargeError
     ├── BackendError
-    │   └── TransientBackendError
+    │   ├── TransientBackendError
+    │   └── LLMError
+    │       ├── LLMRateLimitError
+    │       ├── LLMUnavailableError
+    │       ├── LLMAnswerError
+    │       └── LLMRefusedError
     └── PipelineStageError
         ├── PipelineTimeoutError
         ├── PipelineValidationError
@@ -132,7 +138,11 @@ class EmbeddedServiceError(EnvironmentNotReadyError):
     retryable = False
 
 
-class GoalNotFoundError(LoomqError):
+class NotFoundError(LoomqError):
+    """Nothing has the id that was asked for."""
+
+
+class GoalNotFoundError(NotFoundError):
     """No goal has that id."""
 
 
@@ -196,6 +206,40 @@ class TransientBackendError(BackendError):
     """A backend's failure that may pass: the stage is retried while it has retries left."""
 
     retryable = True
+
+
+class LLMError(BackendError):
+    """A language model's provider did not accept the call, or its reply cannot be used; repeating would not help.
+
+    Args:
+        retry_after_s: Seconds that the provider asked to wait before the next call.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class LLMRateLimitError(LLMError):
+    """The provider takes no more calls for now."""
+
+    retryable = True
+
+
+class LLMUnavailableError(LLMError):
+    """The provider is out of reach, overloaded or broken for now."""
+
+    retryable = True
+
+
+class LLMAnswerError(LLMError):
+    """The reply is not what was asked for in form; another one may be."""
+
+    retryable = True
+
+
+class LLMRefusedError(LLMError):
+    """The model, or a filter around it, declined to answer."""
 
 
 class PipelineStageError(LoomqError):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from loomq.catalog import require_catalog
 from loomq.embedded.client import ensure, services_for
+from loomq.llm.http import HttpPool
+from loomq.llm.tiers import Tiers
 from loomq.queues.app import LoomCelery
 from loomq.queues.routing import Router
 from loomq.runs.call import Calls
@@ -17,6 +19,7 @@ from loomq.runs.publish import Publisher
 from loomq.runs.submit import Submitter
 from loomq.store import migrate
 from loomq.store.engine import Database
+from loomq.workers.llm import LLMWorkers
 from loomq.workers.loop import EventLoop
 from loomq.workers.processor import Processors
 from loomq.workers.runtime import WorkerRuntime
@@ -84,15 +87,7 @@ class Loom:
     @cached_property
     def router(self) -> Router:
         """The project's routing rules."""
-        defaults = {name: str(worker.tier) for name, worker in self.catalog.workers.items()}
-        overrides = {name: str(tier) for name, tier in self.catalog.rules.tier_overrides.items()}
-        asked = frozenset(
-            (stage.worker_type, str(stage.tier))
-            for pipeline in self.catalog.pipelines.values()
-            for stage in pipeline.pipeline_stages
-            if stage.tier is not None
-        )
-        return Router(defaults, overrides, asked)
+        return router_of(self.catalog)
 
     @cached_property
     def app(self) -> LoomCelery:
@@ -117,6 +112,11 @@ class Loom:
         return WorkerNode()
 
     @cached_property
+    def tiers(self) -> Tiers:
+        """The language models that this process may ask; nothing is read or connected yet."""
+        return Tiers(HttpPool(), insecure=self.settings.insecure)
+
+    @cached_property
     def plans(self) -> PlanCache:
         """The goals' plans that this process has parsed."""
         return PlanCache(self.database)
@@ -136,9 +136,13 @@ class Loom:
 
     def _executor(self, app: LoomCelery) -> Executor:
         publisher = Publisher(self.settings, self.database, app)
-        processors = Processors(self.settings.project, self.settings.import_allow, EventLoop())
+        loop = EventLoop()
         runtime = WorkerRuntime(
-            processors, self.settings.project, self.settings.grace_seconds, own_process=lambda: self.node.is_pool_child
+            Processors(self.settings.project, self.settings.import_allow, loop),
+            LLMWorkers(self.tiers, loop),
+            self.settings.project,
+            self.settings.grace_seconds,
+            own_process=lambda: self.node.is_pool_child,
         )
         return Executor(
             self.settings,
@@ -159,3 +163,16 @@ class Loom:
             self.app.close()
         if "database" in self.__dict__:
             self.database.close()
+
+
+def router_of(catalog: Catalog) -> Router:
+    """Give the routing rules of a project."""
+    defaults = {name: str(worker.tier) for name, worker in catalog.workers.items()}
+    overrides = {name: str(tier) for name, tier in catalog.rules.tier_overrides.items()}
+    asked = frozenset(
+        (stage.worker_type, str(stage.tier))
+        for pipeline in catalog.pipelines.values()
+        for stage in pipeline.pipeline_stages
+        if stage.tier is not None
+    )
+    return Router(defaults, overrides, asked)

@@ -6,6 +6,7 @@ A variable wins over ``loomq.toml``, which wins over the default. Importing this
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,7 +23,8 @@ from pydantic_settings import (
 from loomq.errors import ConfigError
 
 PROJECT_MARKERS = ("loomq.toml", "workers", "pyproject.toml")
-_LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1", ""}
+_LOOPBACK_HOSTS = {"localhost", "::1", ""}
+_LOOPBACK_ADDRESS = re.compile(r"127(\.\d{1,3}){3}")
 
 
 def find_project(start: Path | None = None) -> Path:
@@ -48,9 +50,13 @@ class Settings(BaseSettings):
 
     project: Path = Field(default_factory=find_project, description="The folder that holds workers/ and pipelines/.")
     data: Path | None = Field(None, description="Where embedded services keep their files; default: one a project.")
-    database_url: str | None = Field(None, description="postgresql://…; unset starts an embedded Postgres.")
-    listen_url: str | None = Field(None, description="A direct Postgres URL for LISTEN, when database_url is a pooler.")
-    broker_url: str | None = Field(None, description="redis://… or amqp://…; unset starts an embedded Redis.")
+    database_url: str | None = Field(None, repr=False, description="postgresql://…; unset starts an embedded Postgres.")
+    listen_url: str | None = Field(
+        None, repr=False, description="A direct Postgres URL for LISTEN, when database_url is a pooler."
+    )
+    broker_url: str | None = Field(
+        None, repr=False, description="redis://… or amqp://…; unset starts an embedded Redis."
+    )
     insecure: bool = Field(False, description="Accept services off loopback without password and TLS.")
     import_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Packages that dotted names in YAML may come from, besides loomq.contrib."
@@ -152,10 +158,13 @@ def refuse_unprotected(name: str, url: str) -> None:
     try:
         parts = urlsplit(url)
         host, query = parts.hostname or "", parse_qs(parts.query)
-    except ValueError as error:
-        raise ConfigError(f"{name} is not a URL: {error}") from None
+    except ValueError:  # whose text may hold the password
+        raise ConfigError(
+            f"{name} is not a URL", hint="write a / @ : # or [ in its password as %2F %40 %3A %23 %5B"
+        ) from None
     host = query.get("host", [host])[0] or host
-    if host in _LOOPBACK_HOSTS or host.startswith(("/", "127.")) or "socket" in parts.scheme or "unix" in parts.scheme:
+    is_loopback = host in _LOOPBACK_HOSTS or host.startswith("/") or _LOOPBACK_ADDRESS.fullmatch(host)
+    if is_loopback or "socket" in parts.scheme or "unix" in parts.scheme:
         return
     missing = []
     if not (parts.password or query.get("password")):

@@ -59,7 +59,7 @@ def _admin(url: str) -> psycopg.Connection[Any]:
 
 
 @pytest.fixture(scope="session")
-def template(server_urls: tuple[str, str], shared_dir: Path) -> str:
+def template(server_urls: tuple[str, str], shared_dir: Path) -> Iterator[str]:
     """A migrated database that each test's own is copied from; made once a run."""
     name = f"loomq_template_{shared_dir.name.rpartition('-')[2]}"
     with (shared_dir / "template.lock").open("w") as lock:
@@ -69,7 +69,10 @@ def template(server_urls: tuple[str, str], shared_dir: Path) -> str:
                 admin.execute(f"CREATE DATABASE {name}")
                 database = Database(_with_database(server_urls[0], name), pooled=False)
                 migrate.upgrade(database)
-    return name
+    yield name
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        with _admin(server_urls[0]) as admin:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _with_database(url: str, name: str) -> str:

@@ -34,7 +34,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     errors.PipelineValidationError: USAGE,
     errors.EnvironmentNotReadyError: ENVIRONMENT,
     OSError: ENVIRONMENT,
-    errors.GoalNotFoundError: NOT_FOUND,
+    errors.NotFoundError: NOT_FOUND,
     errors.GoalFailedError: WORK_FAILED,
     errors.BackendError: WORK_FAILED,
     errors.PipelineStageError: WORK_FAILED,

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from loomq.cli.options import Invocation, json_option, pass_invocation
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from loomq.services.inspect import GoalLine
+
+_WIDE = 120  # columns
+_BEGINNING = 18  # the milliseconds of an id and some of its noise
 STATUSES = ("pending", "processing", "completed", "failed", "cancelled")
 
 
@@ -17,8 +28,7 @@ STATUSES = ("pending", "processing", "completed", "failed", "cancelled")
 @pass_invocation
 def command(invocation: Invocation, limit: int, status: str | None, name: str | None, as_json: bool) -> None:
     """List goals, newest first."""
-    from loomq.cli.output import console, duration, emit, notice_if_slow, say, since, table
-    from loomq.cli.terminal import shortened
+    from loomq.cli.output import console, emit, notice_if_slow, say
     from loomq.messages import TaskStatus
     from loomq.services import inspect
     from loomq.services.setup import require_schema
@@ -33,17 +43,26 @@ def command(invocation: Invocation, limit: int, status: str | None, name: str | 
     if not lines:
         say("no goals" + (" like that" if status or name else f" yet in {loom.settings.project}"))
         return
-    headers = ("goal", "name", "status", "stages", "submitted", "took", "instruction")
+    out = console()
+    out.print(_table(lines, is_wide=out.width >= _WIDE))
+
+
+def _table(lines: Sequence[GoalLine], *, is_wide: bool) -> Table:
+    """Lay the goals out; a narrow terminal gets the beginning of each id, which `loomq show` takes too."""
+    from loomq.cli.output import duration, since, table
+    from loomq.cli.terminal import shortened
+
     rows = [
         (
-            line.goal_id,
+            str(line.goal_id) if is_wide else str(line.goal_id)[:_BEGINNING],
             line.name,
             line.status,
             f"{line.stages_done}/{line.stages_total}",
-            line.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            line.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S" if is_wide else "%m-%d %H:%M:%S"),
             duration(since(line.created_at, line.ended_at)),
-            shortened(line.instruction.replace("\n", " "), 60),
+            *([shortened(line.instruction.replace("\n", " "), 60)] if is_wide else []),
         )
         for line in lines
     ]
-    console().print(table(headers, rows, right=("stages", "took")))
+    headers = ("goal", "name", "status", "stages", "submitted", "took", *(["instruction"] if is_wide else []))
+    return table(headers, rows, right=("stages", "took"))

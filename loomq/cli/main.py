@@ -6,12 +6,13 @@ import io
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from loomq import __version__
-from loomq.cli import faults
+from loomq.cli import completion, faults
 from loomq.cli.options import Invocation, shared_options
 
 if TYPE_CHECKING:
@@ -23,11 +24,20 @@ COMMANDS = {
     "show": "Show a goal: its stages, errors and result.",
     "list": "List goals, newest first.",
     "status": "Show whether services, schema and worker nodes are well.",
+    "init": "Make a new project from a template, ready to run.",
+    "new": "Add a worker or a pipeline to the project.",
     "validate": "Check the project's YAML.",
+    "plan": "Show what a pipeline's goals will do; runs nothing.",
+    "graph": "Draw a pipeline as text, Mermaid, DOT or SVG.",
+    "try": "Run one worker on one input, without queue and database.",
+    "doctor": "Check everything, and say how to repair what is wrong.",
+    "explain-error": "Explain the id of a problem.",
     "schema": "Print the JSON Schema of a kind of file.",
     "dev": "Run services, a worker node and beat until Ctrl-C.",
     "worker": "Be a worker node: Celery's own, for this project.",
+    "fake-llm": "Serve a fake language model provider on this machine.",
     "db": "Migrate the database, or show its revision.",
+    "completion": "Print the script that completes in bash, zsh or fish.",
 }
 
 
@@ -42,7 +52,7 @@ class Commands(click.Group):
         """Import a command, and give it the options that all of them take."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"loomq.cli.{cmd_name}").command
+        command: click.Command = import_module(f"loomq.cli.{module_of(cmd_name)}").command
         return with_shared_options(command)
 
     def resolve_command(
@@ -61,6 +71,12 @@ class Commands(click.Group):
         """Write the table without importing any of them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def module_of(name: str) -> str:
+    """Name the module of a command; Python's own words get an underscore behind them."""
+    found = name.replace("-", "_")
+    return f"{found}_" if iskeyword(found) else found
 
 
 def with_shared_options(command: click.Command) -> click.Command:
@@ -101,15 +117,16 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except click.ClickException as error:
         return faults.report_usage(error, as_json=as_json)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is click's own answer to the former
         return _without_reader()
     except (Exception, KeyboardInterrupt, click.Abort) as error:  # noqa: BLE001  (the last resort of the program)
         if given.shows_tracebacks:
             import traceback
 
             traceback.print_exception(error)
-        cause = KeyboardInterrupt() if isinstance(error, click.Abort) else error
-        return faults.report(cause, as_json=as_json)
+        if isinstance(error, click.Abort):  # click's wrapping of Ctrl-C
+            return faults.report(error.__cause__ or KeyboardInterrupt(), as_json=as_json)
+        return faults.report(error, as_json=as_json)
     return outcome if isinstance(outcome, int) else faults.OK
 
 
@@ -123,7 +140,8 @@ def main() -> NoReturn:
     """Run the program and end the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter is no reason to fail
-    sys.exit(run(sys.argv[1:]))
+    answered = completion.answer(cli)
+    sys.exit(run(sys.argv[1:]) if answered is None else answered)
 
 
 if __name__ == "__main__":

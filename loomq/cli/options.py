@@ -45,11 +45,11 @@ class Invocation:
 
         return Settings.load(project=self.project, data=self.data)
 
-    def loom(self, *, broker: bool) -> Loom:
-        """Wire everything up, after a quick look whether the services answer at all.
+    def loom(self, *, broker: bool, database: bool = True) -> Loom:
+        """Wire everything up until the end of the command, after a quick look whether the services answer at all.
 
         Args:
-            broker: Whether the command cannot do without the broker.
+            broker, database: Whether the command cannot do without it.
 
         Raises:
             ConfigError: The settings cannot be used.
@@ -58,12 +58,15 @@ class Invocation:
         from loomq.services.probes import probe_broker, probe_database
 
         settings = self.settings()
-        probe_database(settings)
+        if database:
+            probe_database(settings)
         if broker:
             probe_broker(settings)
         from loomq.loom import Loom
 
-        return Loom(settings)
+        loom = Loom(settings)
+        click.get_current_context().call_on_close(loom.close)
+        return loom
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:

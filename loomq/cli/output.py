@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PLAIN_WIDTH = 200  # where nobody looks, lines are not broken
+_BREAKABLE = {"instruction", "name", "node", "queues", "stage", "tier", "where", "worker"}  # on a narrow terminal
 _STYLES = {
     "completed": "green",
     "processing": "cyan",
@@ -48,7 +48,7 @@ def console(stream: TextIO | None = None) -> Console:
     from rich.console import Console
 
     out = stream or sys.stdout
-    width = None if is_terminal(out) else int(os.environ.get("COLUMNS", "0") or 0) or _PLAIN_WIDTH
+    width = None if is_terminal(out) else _PLAIN_WIDTH
     return Console(
         file=out, markup=False, emoji=False, highlight=False, width=width, no_color=not has_color(out), soft_wrap=False
     )
@@ -67,7 +67,12 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
 
     found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
-        found.add_column(header, justify="right" if header in right else "left", no_wrap=header != "instruction")
+        found.add_column(
+            header,
+            justify="right" if header in right else "left",
+            no_wrap=header not in _BREAKABLE,
+            overflow="fold",
+        )
     for row in rows:
         cells = []
         for header, value in zip(headers, row, strict=True):

@@ -67,6 +67,7 @@ def command(
 @contextmanager
 def _private_node(loom: Loom, handle: GoalHandle, concurrency: int | None, *, wanted: bool) -> Iterator[Child | None]:
     """Keep a worker node for the queues of one goal, unless live nodes serve them all."""
+    from loomq.cli.output import say
     from loomq.services import nodes
 
     queues = nodes.queues_of(loom, handle.goal_id)
@@ -82,8 +83,14 @@ def _private_node(loom: Loom, handle: GoalHandle, concurrency: int | None, *, wa
     )
     try:
         yield node
-    finally:
+        node.ask_to_stop()  # its goal has ended, and Celery takes two seconds to leave: no need to watch it go
+    except KeyboardInterrupt:
+        say("ending the worker; once more ends it at once")
         try:
             node.stop()
         except KeyboardInterrupt:
             node.stop(grace_s=0)
+        raise
+    except BaseException:
+        node.stop()
+        raise

@@ -21,10 +21,9 @@ def command(invocation: Invocation, as_json: bool) -> None:
     Embedded services that nobody uses are stopped; the next command that needs them starts them.
     """
     from loomq.cli.output import emit
-    from loomq.loom import Loom
     from loomq.services.setup import survey
 
-    view = survey(Loom(invocation.settings()))
+    view = survey(invocation.loom(database=False, broker=False))
     if as_json:
         emit(view.to_json())
     else:

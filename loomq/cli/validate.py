@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from loomq.cli.options import Invocation
+
 if TYPE_CHECKING:
     from loomq.services.configs import Report
 
@@ -25,9 +27,8 @@ def command(context: click.Context, paths: tuple[Path, ...], as_json: bool, form
     PATHS are files or folders; without any, the whole project is checked. Exit code 2 means problems.
     """
     from loomq.services.configs import validate
-    from loomq.settings import Settings
 
-    report = validate(Settings.load(), paths)
+    report = validate(context.ensure_object(Invocation).settings(), paths)
     if as_json or form == "json":
         click.echo(json.dumps(_as_json(report), ensure_ascii=False, indent=2))
     else:

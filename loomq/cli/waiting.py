@@ -10,7 +10,7 @@ from loomq.cli.faults import Interrupted
 from loomq.cli.goal import print_faults, print_result, print_stages, print_total
 from loomq.cli.output import emit
 from loomq.cli.progress import watch
-from loomq.errors import GoalFailedError, WaitTimeoutError
+from loomq.errors import EnvironmentNotReadyError, GoalFailedError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +55,7 @@ def follow(
 
     Raises:
         WaitTimeoutError: The time is up.
+        EnvironmentNotReadyError: A service went away, or ``check`` says so.
         Interrupted: Ctrl-C or SIGTERM.
     """
     from loomq.services import inspect
@@ -74,6 +75,9 @@ def follow(
         raise WaitTimeoutError(
             f"goal {handle.goal_id} has not ended within {timeout_s:g} s; {afterwards}", hint=look
         ) from None
+    except EnvironmentNotReadyError as error:
+        error.hint = "\n".join(filter(None, (error.hint, f"goal {handle.goal_id} is kept; {look}")))
+        raise
     except KeyboardInterrupt:
         raise Interrupted(f"goal {handle.goal_id} has not ended; {afterwards}", hint=look) from None
     return inspect.goal(loom, handle.goal_id)

@@ -42,6 +42,7 @@ def command(
     wanted = [queue.strip() for part in queues for queue in part.split(",") if queue.strip()]
     _check(loom, wanted)
     line = worker_command(queues=wanted, concurrency=concurrency, pool=pool, name=name)
+    loom.close()
     os.chdir(loom.settings.project)
     os.execvpe(line[0], [*line, *celery], environment_of(loom))  # noqa: S606  (a command of ours)
 
@@ -59,4 +60,3 @@ def _check(loom: Loom, queues: Sequence[str]) -> None:
             raise UnknownNameError(f'no worker is served from queue "{queue}"', hint=suggest(queue, known) or None)
     if not loom.is_embedded:
         require_schema(loom)
-        loom.close()

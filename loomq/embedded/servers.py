@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,13 +15,12 @@ from loomq.embedded import binaries
 from loomq.embedded.paths import Account, EmbeddedServices, make_home
 from loomq.embedded.probes import answers
 from loomq.errors import EmbeddedServiceError
+from loomq.processes import die_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
     import psutil
 
-_PR_SET_PDEATHSIG = 1
 _LEFTOVER_PATIENCE_S = 5.0
 _LOG_BYTES = 8 * 1024 * 1024
 _POSTGRES_OPTIONS = {
@@ -118,7 +115,7 @@ class Server:
                     extra_groups=[] if foreign else None,
                     umask=0o077,
                     # Popen changes the user before it calls this; the other way round the kernel would forget it.
-                    preexec_fn=_die_with_parent(self.stop_signal),  # noqa: PLW1509  (the supervisor has one thread)
+                    preexec_fn=die_with_parent(self.stop_signal),  # noqa: PLW1509  (the supervisor has one thread)
                 )
             except OSError as error:
                 raise self.failure(f"{command[0]} cannot be run: {error.strerror or error}") from None
@@ -226,17 +223,3 @@ def _running(home: Path, programs: frozenset[str]) -> list[psutil.Process]:
         and Path((process.info["cwd"] or "").removesuffix(" (deleted)")).is_relative_to(home)
     ]
 
-
-def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """Ask the kernel to end a child when we die, however that happens; only Linux can."""
-    if sys.platform != "linux":
-        return None
-    libc, parent = ctypes.CDLL(None), os.getpid()
-
-    def arrange() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, int(number))
-        # We may have died before the call, and then no signal comes.
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return arrange

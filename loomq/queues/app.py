@@ -38,6 +38,9 @@ class Runner(Protocol):
     def not_sent(self, message: StageMessage) -> None:
         """Hear that a raw call's message did not reach the broker."""
 
+    def put_back(self, task_id: str) -> None:
+        """Hear that a stage's message came to a node that does not know its task."""
+
     def process_lost(self) -> None:
         """Hear from Celery's parent process that a child of its pool has ended."""
 
@@ -93,8 +96,11 @@ class LoomCelery(Celery):  # type: ignore[misc]
     def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """Connect for publishing, with short timeouts and no patience: the database remembers what is not sent."""
         hasty: dict[str, Any] = {"max_retries": 0, "interval_start": 0, "interval_step": 0}
-        if self.is_redis:
-            hasty |= {"socket_connect_timeout": 1, "socket_timeout": 2}
+        hasty |= (
+            {"socket_connect_timeout": 1, "socket_timeout": 2}
+            if self.is_redis
+            else {"read_timeout": 2, "write_timeout": 2}
+        )
         kwargs["transport_options"] = {**hasty, **(kwargs.get("transport_options") or {})}
         kwargs["connect_timeout"] = kwargs.get("connect_timeout") or 1
         return super().connection_for_write(url, *args, **kwargs)
@@ -127,7 +133,11 @@ def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "task_track_started": False,
         "task_default_priority": normal,
-        "task_queues": [Queue(name, Exchange(""), routing_key=name, queue_arguments=arguments) for name in queues],
+        "task_default_exchange": "loomq",
+        "task_queues": [
+            Queue(name, Exchange("loomq", type="direct"), routing_key=name, queue_arguments=arguments)
+            for name in queues
+        ],
         "task_create_missing_queues": True,
         "task_queue_max_priority": None if is_redis else 9,
         "task_default_queue": queues[0] if queues else "loomq.control",
@@ -142,7 +152,8 @@ def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -
 def _transport_options() -> dict[str, Any]:
     return {
         "visibility_timeout": _TWELVE_HOURS,  # redelivery is the sweeper's business
-        "queue_order_strategy": "priority",
+        # By priority first, and in turn over the queues of one priority: in the order of names the last would starve.
+        "queue_order_strategy": "round_robin",
         "priority_steps": _STEPS,
         "socket_connect_timeout": 3,
         "socket_timeout": 10,

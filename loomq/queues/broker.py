@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _EPOCH = "loomq-epoch"
 _CLOSED_FOR_S = 2.0
+_PATIENCE_S = 1.0
 
 T = TypeVar("T")
 
@@ -57,9 +58,11 @@ class Broker:
         Raises:
             BrokerUnavailableError: The broker does not answer.
         """
-        if not self.is_open:
-            raise BrokerUnavailableError(f"the broker at {self._shown_url} did not answer a moment ago")
-        with self._lock:
+        if not self.is_open or not self._lock.acquire(timeout=_PATIENCE_S):
+            raise self._closed()
+        try:
+            if not self.is_open:  # whoever had the lock before us met a dead server
+                raise self._closed()
             try:
                 was_open = self._producer is not None and self._pid == os.getpid()
                 try:
@@ -73,6 +76,8 @@ class Broker:
                 self._drop()
                 self._closed_until = time.monotonic() + _CLOSED_FOR_S
                 raise self._unavailable(error) from error
+        finally:
+            self._lock.release()
 
     def _open(self) -> Producer:
         if self._producer is None or self._pid != os.getpid():
@@ -85,6 +90,9 @@ class Broker:
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None and self._pid == os.getpid():
             connection.collect(socket_timeout=0.1)
+
+    def _closed(self) -> BrokerUnavailableError:
+        return BrokerUnavailableError(f"the broker at {self._shown_url} did not answer a moment ago, or is held up")
 
     def _unavailable(self, error: BaseException) -> BrokerUnavailableError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -70,6 +70,26 @@ class StageMessage:
         suffix = "" if self.item < 0 else f":{self.item}"
         return f"{self.goal_id}:{self.name}{suffix}"
 
+    @staticmethod
+    def is_id(task_id: str) -> bool:
+        """Say whether a Celery task id is that of a stage's message."""
+        goal, colon, _ = task_id.partition(":")
+        try:
+            return bool(colon) and bool(UUID(goal))
+        except ValueError:
+            return False
+
+    @classmethod
+    def of_id(cls, task_id: str) -> StageMessage:
+        """Read a message's ``id`` back.
+
+        Raises:
+            ValueError: It is none.
+        """
+        goal, _, rest = task_id.partition(":")
+        name, _, item = rest.partition(":")
+        return cls(UUID(goal), name, int(item) if item else -1)
+
     @classmethod
     def parse(cls, args: object) -> StageMessage:
         """Read the arguments of a stage's message.

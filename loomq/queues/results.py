@@ -6,22 +6,27 @@ counted in the transaction that stores the part's result, so no crash can lose a
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 from celery import states
+from celery.app.task import Context
 from celery.backends.base import BaseBackend
 from celery.canvas import maybe_signature
-from celery.exceptions import ChordError, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import ChordError, NotRegistered, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult, result_from_tuple
 from celery.utils.serialization import create_exception_cls
 
-from loomq.queues.names import HEADER, STAGE_GROUP, worker_of
+from loomq.errors import EnvironmentNotReadyError, LoomqError
+from loomq.queues.names import HEADER, STAGE_GROUP, StageMessage, worker_of
 from loomq.store import goals, results
 
 if TYPE_CHECKING:
     from loomq.store.engine import Database
+
+logger = logging.getLogger(__name__)
 
 CALL_KEY = "task:"  # an idempotency key that leads from Celery's task id to the goal of a raw call
 _LOST = (WorkerLostError, TimeLimitExceeded)
@@ -54,15 +59,19 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **_: Any
     ) -> Any:
-        if _is_ours(request) and state not in states.PROPAGATE_STATES:
+        if _is_stage(request) or _is_call(request):
             return result
         body = self._get_result_meta(result, state, traceback, request)
-        results.put(self._database, task_id, state, {**body, "task_id": task_id})
+        try:
+            results.put(self._database, task_id, state, {**body, "task_id": task_id})
+        except EnvironmentNotReadyError as error:
+            # Celery's parent process stores revoked and unknown tasks, and an error would end it.
+            logger.warning("the result of task %s was not stored: %s", task_id, error.message)
         return result
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         pending = {"task_id": task_id, "status": states.PENDING, "result": None}
-        if ":" in task_id:  # a stage's message: its state is the goal's to tell
+        if StageMessage.is_id(task_id):  # its state is the goal's to tell
             return pending
         goal_id = goals.find_by_key(self._database, CALL_KEY + task_id)
         if goal_id is not None:
@@ -72,9 +81,9 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
 
     def _call_meta(self, task_id: str, goal_id: Any) -> dict[str, Any]:
         goal = goals.get(self._database, goal_id)
-        stage = goals.stages_of(self._database, goal_id)[0]
         if goal is None:
             return {"task_id": task_id, "status": states.PENDING, "result": None}
+        stage = goals.stages_of(self._database, goal_id)[0]
         status = states.STARTED if goal.state == "open" and stage.state == "claimed" else _STATES[goal.state]
         meta = {"task_id": task_id, "status": status, "result": stage.output, "date_done": goal.ended_at}
         if status in states.PROPAGATE_STATES:
@@ -107,8 +116,7 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
         """
         self._ensure_not_eager()
         until = None if timeout is None else time.monotonic() + timeout
-        with self._database.listen(self.app.loom_settings.listen_url) as connection:
-            connection.execute("LISTEN loomq_ended")
+        with self._database.listen("loomq_ended", self.app.loom_settings.listen_url) as listener:
             while True:
                 meta: dict[str, Any] = self.get_task_meta(task_id)
                 if meta["status"] in states.READY_STATES:
@@ -118,9 +126,7 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
                     raise CeleryTimeoutError("The operation timed out.")
                 if on_interval:
                     on_interval()
-                for note in connection.notifies(timeout=left):
-                    if note.payload.endswith(task_id):
-                        break
+                listener.wait(left, lambda payload: payload.endswith(f" {task_id}"))
 
     def get_many(self, task_ids: Any, timeout: float | None = None, **_: Any) -> Any:
         """Wait for several tasks; gives ``(task_id, meta)`` in the order asked."""
@@ -152,21 +158,37 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
     def mark_as_done(
         self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
     ) -> None:
-        """Take note of a success; a worker's is in its row already, and so is its part of a chord."""
+        """Take note of a success; by now Celery has sent what follows a raw call."""
         super().mark_as_done(task_id, result, request, store_result=store_result, state=state)
+        if _is_call(request) and (request.chain or request.callbacks):
+            goals.mark_followed(self._database, request.loomq_goal)
 
     def mark_as_failure(
-        self, task_id: str, exc: Any, traceback: Any = None, request: Any = None, **options: Any
+        self,
+        task_id: str,
+        exc: Any,
+        traceback: Any = None,
+        request: Any = None,
+        store_result: bool = True,
+        call_errbacks: bool = True,
+        state: str = states.FAILURE,
     ) -> None:
         """Take note of a failure; one that Celery's parent process reports ends nothing, it only frees the lease."""
-        if _is_ours(request):
-            if isinstance(exc, _LOST):
-                self.app.runner.process_lost()
-                return
-            if _is_stage(request):
-                return
-            options["store_result"] = False
-        super().mark_as_failure(task_id, exc, traceback=traceback, request=request, **options)
+        if isinstance(exc, _LOST) and _is_ours(request):
+            self.app.runner.process_lost()
+        elif isinstance(exc, NotRegistered) and _is_ours(request):
+            self.app.runner.put_back(task_id)
+        elif _is_call(request):
+            if request.chord:
+                self._fail_part(request, state, exc)
+            # Celery would not store the rest of the chain, since the call's own result is a row of ours.
+            self._fail_chain(request.chain, exc, traceback, store_result=True, state=state)
+            if call_errbacks and request.errbacks:
+                self._call_task_errbacks(request, exc, traceback)
+            if getattr(request, "loomq_goal", None):
+                goals.mark_followed(self._database, request.loomq_goal)
+        elif not _is_stage(request):
+            super().mark_as_failure(task_id, exc, traceback, request, store_result, call_errbacks, state)
 
     def apply_chord(self, header_result_args: Any, body: Any, **_: Any) -> None:
         """Get ready for a chord whose header is about to be sent."""
@@ -186,16 +208,20 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
             body = maybe_signature(request.chord, app=self.app)
             if outcome is not None and body.args[1] in outcome.published:
                 body.apply_async()
-            return
-        if _is_ours(request):
-            full = bool(outcome and outcome.chord_full) or state in states.PROPAGATE_STATES
+        elif state in states.PROPAGATE_STATES:
+            self._fail_part(request, state, result)
+        elif outcome is not None:
+            if outcome.chord_full:
+                self.send_chord_body(request.group)
         else:
-            position = request.group_index or 0
-            full = results.add_part(
-                self._database, request.group, request.id, position, state, self.encode_result(result, state)
-            )
-        if full:
-            self.send_chord_body(request.group, request.chord)
+            encoded = self.encode_result(result, state)
+            if results.add_part(self._database, request.group, request.id, request.group_index or 0, state, encoded):
+                self.send_chord_body(request.group)
+
+    def _fail_part(self, request: Any, state: str, exc: Any) -> None:
+        error = self.encode_result(exc, state)
+        results.add_part(self._database, request.group, request.id, request.group_index or 0, state, error)
+        self.send_chord_body(request.group, request.chord)
 
     def send_chord_body(self, group_id: str, body: Any = None) -> None:
         """Send a full chord's body with its header's results, or fail it with the header's first failure.
@@ -206,23 +232,67 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
             group_id: The chord.
             body: Its body, if the caller has it in hand.
         """
-        body = maybe_signature(body or dict(results.full_chords(self._database, 0)).get(group_id), app=self.app)
-        if body is None:
+        size, kept, is_sent = results.read_chord(self._database, group_id)
+        body = maybe_signature(kept or body, app=self.app)
+        if body is None or is_sent:
             return
         parts = results.chord_parts(self._database, group_id)
         failed = next(((task_id, error) for task_id, state, error in parts if state != states.SUCCESS), None)
         if failed:
-            message = (failed[1] or {}).get("message") or failed[1]
-            self.chord_error_from_stack(body, ChordError(f"Dependency {failed[0]} raised {message}"))
+            self.chord_error_from_stack(body, ChordError(f"Dependency {failed[0]} raised {_told(failed[1])}"))
+        elif size is None or len(parts) < size:
+            return
         else:
-            body.apply_async(([result for _, _, result in parts],))
+            try:
+                body.apply_async(([result for _, _, result in parts],))
+            except (LoomqError, TypeError) as error:
+                if getattr(error, "retryable", False):
+                    raise
+                self.chord_error_from_stack(body, ChordError(f"the body cannot be called: {error}"))
         results.mark_dispatched(self._database, group_id)
+
+    def follow(self, goal_id: Any) -> None:
+        """Send what follows an ended raw call, since whoever ended it is not known to have done so.
+
+        It may be sent twice; the task ids in it make it one goal each.
+        """
+        goal = goals.get(self._database, goal_id)
+        if goal is None or not goal.follows:
+            return
+        canvas = goal.canvas or {}
+        if goal.state == "done":
+            output = goals.stages_of(self._database, goal_id)[0].output
+            for link in canvas.get("link") or ():
+                maybe_signature(link, app=self.app).apply_async((output,))
+            if rest := canvas.get("chain"):
+                maybe_signature(rest[-1], app=self.app).apply_async((output,), chain=rest[:-1])
+        else:
+            error = self._call_meta(goal.task_id, goal_id)["result"]
+            self._fail_chain(canvas.get("chain"), error, store_result=True)
+            request = Context(id=goal.task_id, errbacks=canvas.get("link_error") or [], root_id=goal.task_id, args=[])
+            if request.errbacks:
+                self._call_task_errbacks(request, error, None)
+        goals.mark_followed(self._database, goal_id)
+
+
+def _told(error: Any) -> str:
+    """Quote a stored failure: ours, or Celery's form."""
+    if not isinstance(error, dict):
+        return str(error)
+    return str(error.get("message") or error.get("exc_message") or error)
 
 
 def _is_ours(request: Any) -> bool:
-    return worker_of(getattr(request, "task", None)) is not None
+    """Whether a request is for a worker of ours; Celery's parent calls the task ``name`` where it does not know it."""
+    name = getattr(request, "task", None) or getattr(request, "name", None)
+    return isinstance(name, str) and worker_of(name) is not None
 
 
 def _is_stage(request: Any) -> bool:
     marker = getattr(request, HEADER, None)
     return isinstance(marker, dict) and not marker.get("call")
+
+
+def _is_call(request: Any) -> bool:
+    marker = getattr(request, HEADER, None)
+    return isinstance(marker, dict) and bool(marker.get("call"))

@@ -26,9 +26,13 @@ class Router:
     overrides: Mapping[str, str] = field(default_factory=dict)
     asked: frozenset[tuple[str, str]] = frozenset()
 
+    def tier(self, worker: str, asked: str) -> str:
+        """Give the tier that a worker's task has today when this one was asked for."""
+        return self.overrides.get(worker, asked)
+
     def queue(self, worker: str, tier: str) -> str:
         """Name the queue that serves a worker's tier today."""
-        return queue_name(worker, self.overrides.get(worker, tier))
+        return queue_name(worker, self.tier(worker, tier))
 
     @cached_property
     def queues_in_use(self) -> tuple[str, ...]:

@@ -71,6 +71,8 @@ class Agent:
 
     def _beat(self) -> None:
         nodes.beat(self._database, self._node)
+        # Claims are read before processes: whoever claims in between is not in the list and not missed.
+        claimed = stages.claimed_by(self._database, self._node.id)
         running, present = self._processes()
         stages.extend(
             self._database,
@@ -79,11 +81,10 @@ class Agent:
             self._settings.lease_seconds,
             self._settings.grace_seconds + self._settings.lease_seconds,
         )
-        self._free(present)
+        self._free([pid for pid in claimed if pid not in present])
 
-    def _free(self, present: set[int]) -> None:
+    def _free(self, gone: list[int]) -> None:
         """Take back what processes of this node held that are gone; no need to wait for the lease."""
-        gone = [pid for pid in stages.claimed_by(self._database, self._node.id) if pid not in present]
         if not gone:
             return
         for key, outcome in stages.take_back(
@@ -113,8 +114,8 @@ class Agent:
         return running, present
 
     def _leave(self) -> None:
-        alive = {pid for pid in stages.claimed_by(self._database, self._node.id) if psutil.pid_exists(pid)}
-        self._free(alive - {self._node.pid})
+        claimed = stages.claimed_by(self._database, self._node.id)
+        self._free([pid for pid in claimed if pid == self._node.pid or not psutil.pid_exists(pid)])
         nodes.leave(self._database, self._node.id)
         nodes.step_down(self._database, [LEADERSHIP], self._node.id)
 

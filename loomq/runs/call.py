@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from loomq.errors import UnknownNameError
+from loomq.errors import PipelineValidationError, UnknownNameError
 from loomq.ids import uuid7
 from loomq.messages import OrchestratorGoal, TaskPriority
 from loomq.queues.names import StageMessage, level, level_of_broker, priority_named, queue_name
@@ -12,12 +12,26 @@ from loomq.queues.results import CALL_KEY
 from loomq.runs.submit import Call, due_at
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from loomq.queues.app import LoomCelery
     from loomq.runs.publish import Publisher
     from loomq.runs.submit import Submitter
 
 # What Celery attaches to a message and must come along when the sweeper sends it again.
-_CANVAS = ("chain", "chord", "link", "link_error", "group_id", "group_index", "root_id", "parent_id", "shadow")
+_CANVAS = (
+    "chain",
+    "chord",
+    "link",
+    "link_error",
+    "group_id",
+    "group_index",
+    "root_id",
+    "parent_id",
+    "shadow",
+    "headers",
+)
+_LONGEST_S = 1e7
 
 
 class Calls:
@@ -44,10 +58,12 @@ class Calls:
         tier = self._tier(worker, options.get("queue"))
         priority = self._priority(options.get("priority"))
         accepted = self._submitter.submit(
-            OrchestratorGoal(instruction="", context=payload, priority=priority),
+            OrchestratorGoal(
+                instruction="", context=payload, priority=priority, deadline=_deadline(options.get("expires"))
+            ),
             worker=worker,
             tier=tier,
-            timeout_s=options.get("soft_time_limit") or options.get("time_limit"),
+            timeout_s=_time_limit(options),
             max_retries=options.get("max_retries"),
             not_before=due_at(options.get("countdown"), options.get("eta")),
             call=Call(task_id, canvas, CALL_KEY + task_id),
@@ -56,7 +72,7 @@ class Calls:
         stage = accepted.plan.stages[worker]
         sending = {
             **canvas,
-            **self._publisher.call_options(worker, tier or stage.tier, level(priority), task_id),
+            **self._publisher.call_options(worker, tier or stage.tier, level(priority), task_id, canvas.get("headers")),
         }
         now = accepted.created and accepted.published
         return (StageMessage(accepted.goal_id, worker) if now else None), sending
@@ -100,3 +116,17 @@ class Calls:
         if isinstance(asked, int):
             return priority_named(level_of_broker(asked, low_is_urgent=self._app.is_redis))
         return TaskPriority(asked)
+
+
+def _time_limit(options: dict[str, Any]) -> float | None:
+    limit = options.get("soft_time_limit") or options.get("time_limit")
+    if limit is None:
+        return None
+    if not isinstance(limit, int | float) or not 0 < limit <= _LONGEST_S:
+        raise PipelineValidationError(f"a time limit is between 0 and {_LONGEST_S:,.0f} seconds, not {limit!r}")
+    return float(limit)
+
+
+def _deadline(expires: Any) -> datetime | None:
+    """Celery's ``expires`` is seconds or a time; a call that has not ended by then fails."""
+    return due_at(expires, None) if isinstance(expires, int | float) else due_at(None, expires)

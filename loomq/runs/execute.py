@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import Ignore, Retry
 
-from loomq.errors import DatabaseUnavailableError, InlineValueError, PipelineValidationError
+from loomq.errors import (
+    DatabaseUnavailableError,
+    EnvironmentNotReadyError,
+    InlineValueError,
+    PipelineValidationError,
+)
 from loomq.ids import uuid7
 from loomq.inline import inline_json
-from loomq.queues.names import HEADER, StageMessage
+from loomq.queues.names import HEADER, StageMessage, queue_name
 from loomq.queues.task import payload_of
 from loomq.runs.faults import as_stage_error
 from loomq.store import stages
 from loomq.store.stages import Part, Place, StageKey
-from loomq.workers.runtime import Done, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from loomq.settings import Settings
     from loomq.store.engine import Database
     from loomq.store.stages import Claim, Outcome
-    from loomq.workers.runtime import WorkerRuntime
+    from loomq.workers.runtime import Done, WorkerRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +79,16 @@ class Executor:
         """Write a raw call down as a goal; see ``Calls.submit``."""
         return self._calls.submit(task.worker, payload, options)
 
+    def put_back(self, task_id: str) -> None:
+        """Make a stage ready again whose message came to a node that does not know its task (a rolling deploy)."""
+        logger.warning("task %s is for a worker that this node does not know: it is put back", task_id)
+        message = StageMessage.of_id(task_id) if StageMessage.is_id(task_id) else None
+        if message is not None:
+            try:
+                self.not_sent(message)
+            except EnvironmentNotReadyError as error:
+                logger.warning("%s; the sweeper will find it", error.message)
+
     def not_sent(self, message: StageMessage) -> None:
         """Hear that a raw call's message did not reach the broker."""
         stages.unpublish(self._database, [StageKey(message.goal_id, message.name, message.item)])
@@ -98,18 +112,21 @@ class Executor:
             message = StageMessage.parse(args)
         key = StageKey(message.goal_id, message.name, message.item)
         token, place = uuid7(), Place(self._node, os.getpid(), str(request.id))
+        request.loomq_goal = key.goal_id
         claim = self._persist(lambda: stages.claim(self._database, key, token, place, self._settings.lease_seconds))
         if claim is None:
             logger.info("stage %s of goal %s is not there to claim: a duplicate, or early", key.name, key.goal_id)
             raise Ignore
-        plan = self._plans.get(claim.snapshot)
-        stage = plan.stages[key.name]
+        stage = None
         try:
+            plan = self._persist(lambda: self._plans.get(claim.snapshot))
+            stage = plan.stages[key.name]
             done = self._work(stage, claim)
-            text = self._inline(done, stage)
-        except Exception as error:  # noqa: BLE001  (whatever a worker raises is recorded as its stage's failure)
-            return self._failed(stage, claim, error)
-        outcome = self._complete(request, plan, claim, done, text)
+            outcome = self._complete(request, plan, claim, done, self._inline(done, stage))
+        except (Ignore, DatabaseUnavailableError):
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever is raised while a stage is held is that stage's failure)
+            return self._failed(task.worker, stage, claim, error)
         return done.output if claim.task_id else {"stage": key.name, "goal_ended": outcome.goal_ended}
 
     def _work(self, stage: StagePlan, claim: Claim) -> Done:
@@ -117,7 +134,8 @@ class Executor:
         if stage.mapping is not None:
             goal = {"goal_id": str(claim.key.goal_id), "instruction": claim.instruction, "context": claim.context}
             payload = stage.mapping.apply(goal, claim.inputs)
-        return self._runtime.run(Job(stage.name, stage.worker, payload, stage.inputs, stage.outputs, claim.timeout_s))
+        tier = self._app.router.tier(stage.worker.name, claim.tier)
+        return self._runtime.run(stage.job(payload, tier=tier, timeout_s=claim.timeout_s))
 
     def _inline(self, done: Done, stage: StagePlan) -> str:
         try:
@@ -147,7 +165,7 @@ class Executor:
                 model_used=done.model_used,
                 token_usage=done.token_usage,
                 processing_time_ms=done.processing_time_ms,
-                room=[f"{worker}.{tier}" for worker, tier in room],
+                room={queue_name(*route): free for route, free in room.items()},
                 carried=carried,
                 part=part,
             )
@@ -166,9 +184,9 @@ class Executor:
             self._publisher.top_up(stage.worker.name, stage.tier, at_least=self._settings.window_min // 2)
         return outcome
 
-    def _failed(self, stage: StagePlan, claim: Claim, error: Exception) -> Any:
-        fault = as_stage_error(error, stage.name, stage.worker.name, claim.timeout_s)
-        delay_s = backoff_s(stage, claim.attempt)
+    def _failed(self, worker: str, stage: StagePlan | None, claim: Claim, error: Exception) -> Any:
+        fault = as_stage_error(error, claim.key.name, worker, claim.timeout_s)
+        delay_s = max(backoff_s(stage, claim.attempt) if stage else 0.0, getattr(error, "retry_after_s", None) or 0.0)
         verdict = self._persist(
             lambda: stages.fail(
                 self._database,
@@ -180,6 +198,7 @@ class Executor:
             )
         )
         if verdict == "fenced":
+            logger.warning("an error came after the end of stage %s: %s", claim.key.name, fault.message)
             raise Ignore from error
         if verdict == "retried":
             raise Retry(str(fault), fault, when=round(delay_s)) from error
@@ -210,5 +229,5 @@ def carried_by(request: Any) -> tuple[str, ...]:
 def backoff_s(stage: StagePlan, attempt: int) -> float:
     """Give the pause before the next attempt: exponential from ``initial`` to ``max``, with full jitter if asked."""
     backoff = stage.worker.retry_backoff
-    longest = min(backoff.initial * 2 ** (attempt - 1), backoff.max)
+    longest = min(backoff.initial * 2 ** min(attempt - 1, 64), backoff.max)
     return random.uniform(longest / 2, longest) if backoff.jitter else longest  # noqa: S311

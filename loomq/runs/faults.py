@@ -30,13 +30,13 @@ def as_stage_error(error: Exception, stage: str, worker: str, timeout_s: float) 
         )
     if isinstance(error, PipelineStageError):
         found = type(error)(
-            storable_text(error.message), stage=error.stage or stage, hint=error.hint, retryable=error.retryable
+            storable_text(error.message), stage=error.stage or stage, hint=_hint(error), retryable=error.retryable
         )
         found.detail = error.detail
         return found
     retryable = bool(getattr(error, "retryable", isinstance(error, ConnectionError | TimeoutError)))
     message = error.message if isinstance(error, LoomqError) else f"{type(error).__name__}: {error}"
-    hint = error.hint if isinstance(error, LoomqError) else None
+    hint = _hint(error) if isinstance(error, LoomqError) else None
     fault = PipelineWorkerError(
         storable_text(f"worker {worker} failed in stage {stage}: {message}"),
         stage=stage,
@@ -47,11 +47,16 @@ def as_stage_error(error: Exception, stage: str, worker: str, timeout_s: float) 
     return fault
 
 
+def _hint(error: LoomqError) -> str | None:
+    return storable_text(error.hint) if error.hint else None
+
+
 def _where(error: BaseException) -> dict[str, Any]:
     """Say what was raised at the root, and where."""
-    root = error
-    while root.__cause__ is not None:
+    root, seen = error, {id(error)}
+    while root.__cause__ is not None and id(root.__cause__) not in seen:  # ``raise error from error`` is a circle
         root = root.__cause__
+        seen.add(id(root))
     frames = traceback.extract_tb(root.__traceback__)
     found: dict[str, Any] = {"cause": storable_text(f"{type(root).__name__}: {root}")}
     if frames:

@@ -44,17 +44,19 @@ class WorkerNode:
 
             def start(self, worker: Any) -> None:
                 if type(worker.pool).__module__.endswith("prefork"):
-                    app.database.keep_no_connections()
+                    app.database.pool_connections(False)
                 node._describe(worker)
                 node._keep_agent()
                 worker.timer.call_repeatedly(_CHECK_S, node._keep_agent)
 
         app.steps["worker"].add(AgentStep)
-        signals.worker_process_init.connect(self._in_child, weak=False)
 
-    def _in_child(self, **_: Any) -> None:
-        self.is_pool_child = True
-        self._agent = None
+        def in_child(**_: Any) -> None:
+            node.is_pool_child = True
+            node._agent = None
+            app.database.pool_connections(True)
+
+        signals.worker_process_init.connect(in_child, weak=False)
 
     def _describe(self, worker: Any) -> None:
         self._description = {

@@ -12,6 +12,7 @@ from loomq.pipelines.graph import StageGraph, graph_of
 from loomq.pipelines.spec import PipelineSpec, StageSpec
 from loomq.queues.names import level
 from loomq.store import goals
+from loomq.workers.runtime import Job
 from loomq.workers.spec import WorkerSpec
 
 if TYPE_CHECKING:
@@ -50,6 +51,15 @@ class StagePlan:
     def outputs(self) -> Contract | None:
         """The contract of the output."""
         return Contract(self.output_schema) if self.output_schema is not None else None
+
+    def job(self, payload: dict[str, Any], *, tier: str, timeout_s: float) -> Job:
+        """Make one task of this stage, as its worker sees it.
+
+        Args:
+            tier: After the router's overrides.
+            timeout_s: Run time until the soft deadline.
+        """
+        return Job(self.name, self.worker, tier, payload, self.inputs, self.outputs, timeout_s)
 
     @property
     def reads(self) -> tuple[str, ...]:

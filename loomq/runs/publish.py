@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery import chain, chord, group
+from celery import chain, chord
 
 from loomq.errors import BrokerUnavailableError, EnvironmentNotReadyError
 from loomq.pipelines.canvas import Segment, segments
@@ -56,8 +56,12 @@ class Publisher:
 
     def _window(self, queue: str) -> int:
         if time.monotonic() - self._slots_read_at > _SLOTS_KNOWN_FOR_S:
-            self._slots = nodes.slots_by_queue(self._database, within_s=4 * self._settings.lease_seconds)
             self._slots_read_at = time.monotonic()
+            try:
+                self._slots = nodes.slots_by_queue(self._database, within_s=4 * self._settings.lease_seconds)
+            except EnvironmentNotReadyError:
+                # Only advice: what is known already serves, and a finished stage must not fail for it.
+                logger.debug("the nodes' slots could not be read")
         return max(self._settings.window_min, self._slots.get(queue, 0) * self._settings.window_per_slot)
 
     def publish(self, goal_id: UUID, plan: Plan, names: Sequence[str], priority: int) -> None:
@@ -95,17 +99,23 @@ class Publisher:
             signature = self._signature(key, worker, tier, due.priority)
         else:
             message = StageMessage(key.goal_id, key.name, key.item)
-            options = {**(due.canvas or {}), **self.call_options(worker, tier, due.priority, due.task_id)}
+            canvas = due.canvas or {}
+            options = {
+                **canvas,
+                **self.call_options(worker, tier, due.priority, due.task_id, canvas.get("headers")),
+            }
             signature = self._app.signature(task_name(worker), args=message.args, immutable=True, options=options)
         return self._send([key], lambda producer: signature.apply_async(producer=producer, retry=False))
 
-    def call_options(self, worker: str, tier: str, priority: int, task_id: str) -> dict[str, Any]:
-        """Give the sending options of a raw call's message."""
+    def call_options(
+        self, worker: str, tier: str, priority: int, task_id: str, headers: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Give the sending options of a raw call's message; ``headers`` are the caller's own."""
         return {
             "queue": self._app.router.queue(worker, tier),
             "task_id": task_id,
             "priority": self._app.broker_priority(priority),
-            "headers": {HEADER: {"priority": priority, "call": True}},
+            "headers": {**(headers or {}), HEADER: {"priority": priority, "call": True}},
             "retry": False,
         }
 
@@ -130,9 +140,9 @@ class Publisher:
         runs = [chain(*map(signature, run)) if len(run) > 1 else signature(run[0]) for run in segment.runs]
         if segment.join is None:
             return runs[0]
-        header = group(runs, app=self._app)
-        header.options["task_id"] = f"{STAGE_GROUP}{goal_id}-{segment.join}"
-        return chord(header, signature(segment.join), app=self._app)
+        joined = chord(runs, signature(segment.join), app=self._app)
+        joined.options["task_id"] = f"{STAGE_GROUP}{goal_id}-{segment.join}"  # the header's: Celery makes it anew
+        return joined
 
     def _signature(self, key: StageKey, worker: str, tier: str, priority: int) -> Any:
         message = StageMessage(key.goal_id, key.name, key.item)

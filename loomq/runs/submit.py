@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from loomq.catalog import resolve_schemas, spec_hash
+from loomq.catalog import spec_hash
 from loomq.errors import (
     DatabaseUnavailableError,
     PipelineValidationError,
@@ -17,7 +17,7 @@ from loomq.errors import (
 from loomq.inline import inline_json
 from loomq.problems import suggest
 from loomq.queues.names import level
-from loomq.runs.plan import Plan, snapshot_of_pipeline, snapshot_of_worker
+from loomq.runs.freeze import freeze_pipeline, freeze_worker
 from loomq.store import goals
 from loomq.store.goals import NewGoal, NewStage
 
@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 
     from loomq.catalog import Catalog
     from loomq.messages import OrchestratorGoal
-    from loomq.pipelines.spec import PipelineSpec
     from loomq.queues.routing import Router
-    from loomq.runs.plan import PlanCache
+    from loomq.runs.plan import Plan, PlanCache
     from loomq.runs.publish import Publisher
     from loomq.settings import Settings
     from loomq.store.engine import Database
-    from loomq.workers.spec import WorkerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ class Submitter:
         roots = [row for row in rows if not row.waits_for]
         due_now = not_before is None and publish
         open_routes = self._publisher.room((row.worker, row.tier) for row in roots) if due_now else {}
-        rows = [_first_state(row, (row.worker, row.tier) in open_routes, not_before) for row in rows]
+        rows = [_first_state(row, open_routes, not_before) for row in rows]
         try:
             goal_id, created = goals.submit(
                 self._database,
@@ -149,42 +147,10 @@ class Submitter:
             if name not in known:
                 hint = suggest(name, known) or f"known {kind}s: {', '.join(sorted(known)) or 'none'}"
                 raise UnknownNameError(f'no {kind} is called "{name}"', hint=hint)
-            body = self._freeze_worker(name) if kind == "worker" else self._freeze_pipeline(name)
+            freeze = freeze_worker if kind == "worker" else freeze_pipeline
+            body = freeze(self._catalog, name, allow=self._settings.import_allow)
             self._snapshots[which] = (spec_hash(body), body)
         return self._snapshots[which]
-
-    def _freeze_worker(self, name: str) -> dict[str, Any]:
-        return snapshot_of_worker(self._resolved(self._catalog.workers[name]))
-
-    def _freeze_pipeline(self, name: str) -> dict[str, Any]:
-        spec: PipelineSpec = self._catalog.pipelines[name]
-        workers = {stage.worker_type: self._catalog.workers[stage.worker_type] for stage in spec.pipeline_stages}
-        stages = []
-        for stage in spec.pipeline_stages:
-            schemas = resolve_schemas(workers[stage.worker_type], stage, allow=self._settings.import_allow)
-            stages.append(
-                stage.model_copy(
-                    update={
-                        "input_schema": schemas.input,
-                        "output_schema": schemas.output,
-                        "input_schema_ref": None,
-                        "output_schema_ref": None,
-                    }
-                )
-            )
-        frozen = spec.model_copy(update={"pipeline_stages": tuple(stages)})
-        return snapshot_of_pipeline(frozen, {key: self._resolved(worker) for key, worker in workers.items()})
-
-    def _resolved(self, worker: WorkerSpec) -> WorkerSpec:
-        schemas = resolve_schemas(worker, allow=self._settings.import_allow)
-        return worker.model_copy(
-            update={
-                "input_schema": schemas.input,
-                "output_schema": schemas.output,
-                "input_schema_ref": None,
-                "output_schema_ref": None,
-            }
-        )
 
     def _check(self, plan: Plan, goal: OrchestratorGoal) -> None:
         limit = self._settings.max_inline_bytes
@@ -197,7 +163,8 @@ class Submitter:
                 f"the input of worker {plan.name}" if plan.kind == "worker" else f"the context of pipeline {plan.name}"
             )
             raise PipelineValidationError(
-                f"{what} breaks its contract: {'; '.join(faults)}", hint=f"its file says what it takes: {plan.kind}s/{plan.name}.yaml"
+                f"{what} breaks its contract: {'; '.join(faults)}",
+                hint=f"its file says what it takes: {plan.kind}s/{plan.name}.yaml",
             )
 
     def _check_tier(self, worker: str, tier: str) -> None:
@@ -229,11 +196,15 @@ class Submitter:
         ]
 
 
-def _first_state(row: NewStage, has_room: bool, not_before: datetime | None) -> NewStage:
+def _first_state(row: NewStage, room: dict[tuple[str, str], int], not_before: datetime | None) -> NewStage:
+    """Say how a stage begins; one that is published takes its place in ``room``."""
     if row.waits_for:
         return row
-    state = "published" if has_room else "ready"
-    return NewStage(**{**row.to_json(), "state": state, "not_before": not_before.isoformat() if not_before else None})
+    route = (row.worker, row.tier)
+    state = "published" if room.get(route, 0) > 0 else "ready"
+    if state == "published":
+        room[route] -= 1
+    return replace(row, state=state, not_before=not_before.isoformat() if not_before else None)
 
 
 def _row(plan: Plan, goal: OrchestratorGoal, call: Call | None) -> NewGoal:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from loomq.errors import BrokerUnavailableError, DatabaseUnavailableError
 from loomq.store import goals, nodes, results, stages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from loomq.queues.app import LoomCelery
@@ -22,7 +24,8 @@ logger = logging.getLogger(__name__)
 LEADERSHIP = "sweeper"
 _EMPTY_FOR_S = 3.0
 _NODE_FORGOTTEN_S = 300.0
-_CHORD_STALE_S = 5.0
+_STALE_S = 5.0
+_OVERTAKEN_S = 5.0
 
 
 class Sweeper:
@@ -47,8 +50,7 @@ class Sweeper:
     def sweep(self) -> bool:
         """Make one pass, if this node leads.
 
-        Nothing is taken back for one lease after the database was out of reach: whoever ran meanwhile could not
-        extend its leases.
+        Each step stands alone: what cannot be done for one goal must not keep the others waiting.
 
         Returns:
             Whether it led.
@@ -61,33 +63,67 @@ class Sweeper:
             if memory is None:
                 self._empty_since.clear()
                 return False
-            self._take_back()
-            overdue = goals.end_overdue(self._database)
-            if overdue:
-                logger.warning("%d goals passed their deadline", len(overdue))
-            self._find_lost(memory)
-            for worker, tier in stages.routes(self._database, "ready"):
-                self._publisher.top_up(worker, tier)
-            self._finish_chords()
-            nodes.forget(self._database, _NODE_FORGOTTEN_S)
+            for step in (
+                self._take_back,
+                self._end_overdue,
+                lambda: self._find_lost(memory),
+                self._top_up,
+                self._finish_chords,
+                self._follow_calls,
+                lambda: nodes.forget(self._database, _NODE_FORGOTTEN_S),
+            ):
+                self._alone(step)
         except DatabaseUnavailableError:
             self._grace_until = time.monotonic() + self._settings.lease_seconds
             raise
         return True
 
+    def _alone(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except DatabaseUnavailableError:
+            raise
+        except BrokerUnavailableError as error:
+            logger.debug("%s", error.message)
+        except Exception:
+            logger.exception("a step of the sweeper failed; the others go on")
+
     def _take_back(self) -> None:
-        if time.monotonic() < self._grace_until:
+        """Take expired leases back; not within a lease of an outage, for nobody could extend theirs in it."""
+        if time.monotonic() < self._grace_until or nodes.uptime_s(self._database) < self._settings.lease_seconds:
             return
         for key, outcome in stages.take_back(
             self._database, lease_s=self._settings.lease_seconds, max_deliveries=self._settings.max_deliveries
         ):
             logger.warning("the lease of stage %s of goal %s ran out: %s", key.name, key.goal_id, outcome)
 
+    def _end_overdue(self) -> None:
+        for goal_id in goals.end_overdue(self._database):
+            logger.warning("goal %s passed its deadline", goal_id)
+
+    def _top_up(self) -> None:
+        for worker, tier in stages.routes(self._database, "ready"):
+            self._alone(partial(self._publisher.top_up, worker, tier))
+
+    def _finish_chords(self) -> None:
+        """Send the bodies of full chords whose last part died before it could."""
+        for group_id, body in results.full_chords(self._database, _STALE_S):
+            self._alone(partial(self._app.backend.send_chord_body, group_id, body))
+
+    def _follow_calls(self) -> None:
+        """Send what follows raw calls whose process died before it could."""
+        for goal_id in goals.unfollowed(self._database, _STALE_S):
+            self._alone(partial(self._app.backend.follow, goal_id))
+
     def _find_lost(self, memory: dict[str, object]) -> None:
         """Make ready again what is published and provably not on the broker.
 
-        Provably: the broker's mark is gone or changed, so it lost its data; or the queue has been empty for a while.
+        Provably: the broker's mark is gone or changed, so it lost its data; or the queue has been empty for a while; or
+        a later message of the same queue has been taken already.
         """
+        overtaken = stages.unpublish_overtaken(self._database, _OVERTAKEN_S)
+        if overtaken:
+            logger.warning("%d published stages were overtaken: their messages are lost", overtaken)
         try:
             epoch, _ = self._app.broker.epoch()
             if memory.get("epoch") != epoch:
@@ -111,8 +147,3 @@ class Sweeper:
                 lost = stages.unpublish_all(self._database, worker=worker, tier=tier, older_s=_EMPTY_FOR_S)
                 if lost:
                     logger.warning("%s.%s: %d published stages are not on the empty queue", worker, tier, lost)
-
-    def _finish_chords(self) -> None:
-        """Send the bodies of full chords whose last part died before it could."""
-        for group_id, body in results.full_chords(self._database, _CHORD_STALE_S):
-            self._app.backend.send_chord_body(group_id, body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -369,4 +370,4 @@ def _ms(start: datetime | None, end: datetime | None) -> int | None:
 
 
 def _iso(when: datetime | None) -> str | None:
-    return when.isoformat() if when else None
+    return when.astimezone(UTC).isoformat() if when else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from loomq.errors import EnvironmentNotReadyError
+from loomq.processes import die_with_parent
 from loomq.services import inspect
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from loomq.loom import Loom
 
-_PR_SET_PDEATHSIG = 1
 _TAIL_LINES = 15
 _STDERR = 2
 
@@ -98,7 +97,7 @@ class Child:
                 stdout=out or _STDERR,  # a command's own stdout is for its data
                 stderr=subprocess.STDOUT if out else None,
                 start_new_session=log is not None,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  (no thread runs yet where children are started)
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  (no thread runs yet where children are started)
             )
         finally:
             if out:
@@ -170,9 +169,3 @@ def wait_until_live(loom: Loom, child: Child, timeout_s: float = 60) -> None:
                 f"the {child.name} did not come up within {timeout_s:g} s", hint=f"its log: {child.log}"
             )
         time.sleep(0.1)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for a SIGTERM when the parent ends, however it ends (Linux; elsewhere stop() has to do)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

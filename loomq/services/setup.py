@@ -109,6 +109,13 @@ def upgrade(loom: Loom) -> str:
     return migrate.upgrade(loom.database)
 
 
+def database_answers(loom: Loom) -> bool:
+    """Say whether the database can be asked right now; starts nothing."""
+    url = loom.settings.database_url
+    view, _ = _look(loom, "postgres", url, (lambda: probe_database(loom.settings), lambda: revision(loom)))
+    return view.state == "answers"
+
+
 def survey(loom: Loom) -> SetupView:
     """Look at everything and start nothing: an embedded service that nobody uses is ``stopped``, which is fine."""
     settings = loom.settings

@@ -73,6 +73,7 @@ class GoalHandle:
             GoalFailedError: It failed; the error carries the finished outputs.
             GoalCancelledError: It was cancelled.
             WaitTimeoutError: It has not ended yet; it goes on.
+            DatabaseUnavailableError: Postgres went away; the goal is kept.
         """
         self._wait(timeout, on_change, every_s)
         view = inspect.goal(self._loom, self.goal_id)
@@ -94,8 +95,8 @@ class GoalHandle:
 
     def _wait(self, timeout: float | None, on_change: Callable[[], None] | None, every_s: float) -> None:
         until = None if timeout is None else time.monotonic() + timeout
-        with self._loom.database.listen(self._loom.settings.listen_url) as connection:
-            connection.execute("LISTEN loomq_ended")
+        about_us = f"{self.goal_id} "
+        with self._loom.database.listen("loomq_ended", self._loom.settings.listen_url) as listener:
             while not inspect.has_ended(self._loom, self.goal_id):
                 left = every_s if until is None else min(every_s, until - time.monotonic())
                 if left <= 0:
@@ -105,9 +106,7 @@ class GoalHandle:
                     )
                 if on_change:
                     on_change()
-                for note in connection.notifies(timeout=left):
-                    if note.payload.startswith(str(self.goal_id)):
-                        break
+                listener.wait(left, lambda payload: payload.startswith(about_us))
 
 
 def submit_goal(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql
 from sqlalchemy import NullPool, create_engine, event
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from loomq.errors import DatabaseUnavailableError, SchemaOutdatedError
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _UNDEFINED = {"42P01", "42883"}  # undefined table, undefined function
+_VICTIM = {"40P01", "40001"}  # deadlock, serialization failure
+_LOST = (OperationalError, InterfaceError, PoolTimeoutError)
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -25,6 +30,17 @@ def sqlalchemy_url(url: str) -> str:
         if url.startswith(prefix):
             return "postgresql+psycopg://" + url[len(prefix) :]
     return url
+
+
+class Listener:
+    """A connection that hears what is notified on its channel."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def wait(self, timeout_s: float, wanted: Callable[[str], bool]) -> bool:
+        """Wait for a payload that is wanted; False if none came in time."""
+        return any(wanted(note.payload) for note in self._connection.notifies(timeout=timeout_s))
 
 
 class Database:
@@ -57,40 +73,47 @@ class Database:
         self._engine: Engine | None = None
         self._is_prepared = False
         self._pid = 0
+        self._lock = threading.RLock()
 
-    def keep_no_connections(self) -> None:
-        """Close each connection after its use from now on; for the parent of a pool of forked children."""
+    def pool_connections(self, wanted: bool) -> None:
+        """Keep connections open between uses, or (for the parent of forked children) close each after its use."""
         self.close()
-        self._pooled = False
+        self._pooled = wanted
 
     @property
     def engine(self) -> Engine:
         """This process's engine."""
-        if self._pid != os.getpid():
-            if self._engine is not None:
-                self._engine.dispose(close=False)
-            self._engine, self._pid, self._is_prepared = None, os.getpid(), False
-        if not self._is_prepared:
-            if self._prepare is not None:
-                self._prepare()
-            self._is_prepared = True
-        if self._engine is None:
-            self._engine = self._make_engine()
-        return self._engine
+        with self._lock:
+            if self._pid != os.getpid():
+                if self._engine is not None:
+                    self._engine.dispose(close=False)
+                self._engine, self._pid, self._is_prepared = None, os.getpid(), False
+            if not self._is_prepared:
+                if self._prepare is not None:
+                    self._prepare()
+                self._is_prepared = True
+            if self._engine is None:
+                self._engine = self._make_engine()
+            return self._engine
 
     def _make_engine(self) -> Engine:
         arguments: dict[str, Any] = {
             "connect_timeout": self._connect_timeout_s,
             "prepare_threshold": None,  # prepared statements break behind a pooler in transaction mode
             "application_name": "loomq",
-            "options": "-c timezone=UTC",
+            # A server that vanished without a word must not hold us for the kernel's quarter of an hour.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
         }
         pool: dict[str, Any] = (
             {"pool_size": self._pool_size, "max_overflow": self._pool_size, "pool_timeout": 10}
             if self._pooled
             else {"poolclass": NullPool}
         )
-        engine = create_engine(self.url, connect_args=arguments, **pool)
+        # Parameters are users' payloads: they stay out of error texts.
+        engine = create_engine(self.url, connect_args=arguments, hide_parameters=True, **pool)
         event.listen(engine, "handle_error", _translate, retval=True)
         return engine
 
@@ -105,11 +128,14 @@ class Database:
         try:
             with self.engine.begin() as connection:
                 yield connection
-        except OperationalError as error:
+        except _LOST as error:
             raise self._unavailable(error) from error
 
     def call(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
         """Run one statement in one round trip, outside an explicit transaction, and give its rows.
+
+        It may be made again: if a pooled connection turns out to be dead, or if Postgres chose it as a deadlock's
+        victim. Every statement of the store stands that.
 
         Args:
             statement: SQL with psycopg's ``%(name)s`` parameters.
@@ -118,27 +144,37 @@ class Database:
         Raises:
             DatabaseUnavailableError, SchemaOutdatedError: As ``begin``.
         """
-        try:
-            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                result = connection.exec_driver_sql(statement, dict(parameters))
-                return list(result) if result.returns_rows else []
-        except OperationalError as error:
-            raise self._unavailable(error) from error
+        for is_last in (False, False, True):
+            try:
+                with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    result = connection.exec_driver_sql(statement, dict(parameters))
+                    return list(result) if result.returns_rows else []
+            except _LOST as error:
+                if is_last or not _may_pass_at_once(error):
+                    raise self._unavailable(error) from error
+        raise AssertionError("not reached")
 
-    def listen(self, url: str | None = None) -> psycopg.Connection[Any]:
-        """Open a connection of its own for ``LISTEN``, past any pooler.
+    @contextmanager
+    def listen(self, channel: str, url: str | None = None) -> Iterator[Listener]:
+        """Listen to a channel on a connection of its own, past any pooler.
 
         Args:
+            channel: An identifier of ours.
             url: The direct URL, if ``database_url`` is a pooler's.
+
+        Raises:
+            DatabaseUnavailableError: Postgres does not answer, or went away meanwhile.
         """
         self.engine  # noqa: B018  (starts embedded services before the first connection)
-        target = make_url(sqlalchemy_url(url)) if url else self.url
+        target = (make_url(sqlalchemy_url(url)) if url else self.url).set(drivername="postgresql")
         try:
-            return psycopg.connect(
-                target.set(drivername="postgresql").render_as_string(hide_password=False),
+            with psycopg.connect(
+                target.render_as_string(hide_password=False),
                 autocommit=True,
                 connect_timeout=self._connect_timeout_s,
-            )
+            ) as connection:
+                connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                yield Listener(connection)
         except psycopg.OperationalError as error:
             raise self._unavailable(error) from error
 
@@ -147,8 +183,9 @@ class Database:
         self._is_prepared = False
         cause = getattr(error, "orig", None) or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        shown = self.url.difference_update_query(["password"]).render_as_string(hide_password=True)
         return DatabaseUnavailableError(
-            f"Postgres at {self.url.render_as_string(hide_password=True)} does not answer: {reason}",
+            f"Postgres at {shown} does not answer: {reason}",
             hint="start it, correct LOOMQ_DATABASE_URL, or unset it to use the embedded Postgres",
         )
 
@@ -157,6 +194,13 @@ class Database:
         if self._engine is not None and self._pid == os.getpid():
             self._engine.dispose()
         self._engine = None
+
+
+def _may_pass_at_once(error: Exception) -> bool:
+    """Say whether the same call may succeed on another connection, or after whoever was in the way."""
+    if getattr(error, "connection_invalidated", False):
+        return True
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _VICTIM
 
 
 def _translate(context: Any) -> Exception | None:

@@ -122,9 +122,25 @@ def end_overdue(database: Database) -> list[UUID]:
     """Fail the open goals whose deadline has passed."""
     error = {"type": "PipelineTimeoutError", "message": "the goal's deadline passed", "retryable": False}
     rows = database.call(
-        "SELECT id FROM goals g WHERE state = 'open' AND deadline < clock_timestamp()"
-        " AND loomq_end_goal(g.id, 'failed', %(error)s)",
+        "WITH late AS MATERIALIZED ("
+        "SELECT id FROM goals WHERE state = 'open' AND deadline < clock_timestamp() ORDER BY id LIMIT 500)"
+        " SELECT id FROM late WHERE loomq_end_goal(id, 'failed', %(error)s)",
         {"error": json.dumps(error)},
+    )
+    return [row[0] for row in rows]
+
+
+def mark_followed(database: Database, goal_id: UUID) -> None:
+    """Say that what Celery attached to a raw call has been sent."""
+    database.call("UPDATE goals SET follows = false WHERE id = %(goal)s AND follows", {"goal": goal_id})
+
+
+def unfollowed(database: Database, older_s: float) -> list[UUID]:
+    """List ended raw calls whose continuation is not known to have been sent."""
+    rows = database.call(
+        "SELECT id FROM goals WHERE follows AND state <> 'open'"
+        " AND ended_at < clock_timestamp() - make_interval(secs => %(older)s) ORDER BY ended_at LIMIT 100",
+        {"older": older_s},
     )
     return [row[0] for row in rows]
 

@@ -77,6 +77,12 @@ def slots_by_queue(database: Database, within_s: float) -> dict[str, int]:
     return dict(map(tuple, rows))
 
 
+def uptime_s(database: Database) -> float:
+    """Say how long Postgres has been up, in seconds."""
+    rows = database.call("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8", {})
+    return float(rows[0][0])
+
+
 def lead(database: Database, name: str, holder: UUID, lease_s: float) -> dict[str, Any] | None:
     """Take or keep a leadership, on the server's clock.
 

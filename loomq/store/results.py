@@ -41,7 +41,7 @@ def drop_older(database: Database, older_s: float) -> None:
         )
         connection.exec_driver_sql(
             "WITH gone AS (DELETE FROM chords WHERE created_at < clock_timestamp() - make_interval(secs => %(older)s)"
-            " AND dispatched_at IS NOT NULL RETURNING group_id)"
+            " RETURNING group_id)"
             " DELETE FROM chord_parts p USING gone WHERE p.group_id = gone.group_id",
             {"older": older_s},
         )
@@ -58,13 +58,15 @@ def open_chord(database: Database, group_id: str, body: dict[str, Any]) -> None:
 
 def size_chord(database: Database, group_id: str, size: int) -> bool:
     """Say how many parts a chord has; True if they have all come already."""
-    rows = database.call(
-        "INSERT INTO chords AS c (group_id, size) VALUES (%(id)s, %(size)s)"
-        " ON CONFLICT (group_id) DO UPDATE SET size = greatest(c.size, excluded.size)"
-        " RETURNING (SELECT count(*) FROM chord_parts p WHERE p.group_id = %(id)s) >= size",
-        {"id": group_id, "size": size},
-    )
-    return bool(rows[0][0])
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO chords AS c (group_id, size) VALUES (%(id)s, %(size)s)"
+            " ON CONFLICT (group_id) DO UPDATE SET size = greatest(c.size, excluded.size)",
+            {"id": group_id, "size": size},
+        )
+        # A statement of its own: the row is locked by now, so it sees every part that did not see the size.
+        counted = "SELECT count(*) >= %(size)s FROM chord_parts WHERE group_id = %(id)s"
+        return bool(connection.exec_driver_sql(counted, {"id": group_id, "size": size}).scalar())
 
 
 def add_part(database: Database, group_id: str, task_id: str, position: int, state: str, result: Any) -> bool:
@@ -74,6 +76,14 @@ def add_part(database: Database, group_id: str, task_id: str, position: int, sta
         {"group": group_id, "task": task_id, "position": position, "state": state, "result": json.dumps(result)},
     )
     return bool(rows[0][0])
+
+
+def read_chord(database: Database, group_id: str) -> tuple[int | None, dict[str, Any] | None, bool]:
+    """Read how many parts a chord has, its body, and whether that has been sent."""
+    rows = database.call(
+        "SELECT size, body, dispatched_at IS NOT NULL FROM chords WHERE group_id = %(id)s", {"id": group_id}
+    )
+    return (rows[0][0], rows[0][1], rows[0][2]) if rows else (None, None, False)
 
 
 def chord_parts(database: Database, group_id: str) -> list[tuple[str, str, Any]]:

@@ -1,7 +1,8 @@
 """The life of a stage's row: claim, complete, fail, release, take back, extend, publish.
 
 Each call is one statement and one transaction; the rules are in the migrations' SQL. A call whose connection broke
-may be made again with the same token: it is answered as if it were the first.
+may be made again with the same token: a claim and a completion are answered as the first time, a failure or a release
+as ``fenced``, which changes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from loomq.store.engine import Database
@@ -56,6 +57,7 @@ class Claim:
     timeout_s: float
     max_retries: int
     inputs: dict[str, dict[str, Any]]
+    tier: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def complete(
     model_used: str | None = None,
     token_usage: dict[str, int] | None = None,
     processing_time_ms: int = 0,
-    room: Sequence[str] = (),
+    room: Mapping[str, int] | None = None,
     carried: Sequence[str] = (),
     part: Part | None = None,
 ) -> Outcome:
@@ -129,7 +131,8 @@ def complete(
 
     Args:
         output: The result as JSON text.
-        room: Routes (``worker.tier``) whose queue has room: their ready stages are the caller's to publish.
+        room: How many messages the queue of each route (``worker.tier``) still takes; so many ready stages are the
+            caller's to publish.
         carried: Stages that the message in hand publishes by itself.
         part: The stage's place in a user's chord, if it is in one.
     """
@@ -143,7 +146,7 @@ def complete(
             "model": model_used,
             "tokens": json.dumps(token_usage) if token_usage else None,
             "ms": processing_time_ms,
-            "room": list(room),
+            "room": json.dumps(dict(room or {})),
             "carried": list(carried),
             "chord": part.group_id if part else None,
             "position": part.position if part else None,
@@ -262,6 +265,28 @@ def unpublish_all(database: Database, *, worker: str | None = None, tier: str | 
         " AND (%(worker)s::text IS NULL OR worker = %(worker)s AND tier = %(tier)s)"
         " AND published_at < clock_timestamp() - make_interval(secs => %(older)s) RETURNING 1",
         {"worker": worker, "tier": tier, "older": older_s},
+    )
+    return len(rows)
+
+
+def unpublish_overtaken(database: Database, margin_s: float) -> int:
+    """Make published stages ready again that a later message of their queue has overtaken: theirs were lost.
+
+    A queue hands out messages of one priority in the order in which they came.
+
+    Args:
+        margin_s: How much later the other message must have been sent.
+
+    Returns:
+        How many there were.
+    """
+    rows = database.call(
+        "UPDATE stages p SET state = 'ready', published_at = NULL, reason = 'message lost' WHERE p.state = 'published'"
+        " AND p.published_at < clock_timestamp() - make_interval(secs => %(margin)s) AND EXISTS ("
+        "SELECT 1 FROM stages c WHERE c.state = 'claimed' AND c.worker = p.worker AND c.tier = p.tier"
+        " AND c.priority <= p.priority AND c.published_at > p.published_at + make_interval(secs => %(margin)s))"
+        " RETURNING 1",
+        {"margin": margin_s},
     )
     return len(rows)
 

@@ -6,6 +6,7 @@ A test compares this picture with a migrated database.
 from __future__ import annotations
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Double,
     Index,
@@ -52,12 +53,14 @@ goals = Table(
     Column("budget", JSONB),
     Column("task_id", Text),
     Column("canvas", JSONB),
+    Column("follows", Boolean, nullable=False),
     Column("error", JSONB),
     _time("created_at", nullable=False),
     _time("ended_at"),
     postgresql_partition_by="RANGE (id)",
 )
 Index("goals_open", goals.c.id, postgresql_where=goals.c.state == "open")
+Index("goals_follows", goals.c.ended_at, postgresql_where=goals.c.follows)
 
 idempotency_keys = Table(
     "idempotency_keys",

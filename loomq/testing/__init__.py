@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from loomq.testing.llm import fake_llm
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+__all__ = ["fake_llm", "wait_until"]
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 T = TypeVar("T")
+
+_PATIENCE_S = 2.0  # for a cancelled coroutine to give way
 
 
 class EventLoop:
@@ -29,15 +32,29 @@ class EventLoop:
     def run(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """Run a coroutine to its end and give its result.
 
+        A coroutine that blocks its loop cannot be cancelled: that loop is then left alone, and the next work gets
+        another one.
+
         Raises:
-            SoftDeadline: It took longer than ``timeout_s`` and was cancelled.
+            SoftDeadline: It took longer than ``timeout_s``.
         """
-        future = asyncio.run_coroutine_threadsafe(_within(work, timeout_s), self._running())
+        loop = self._running()
+        future = asyncio.run_coroutine_threadsafe(_within(work, timeout_s), loop)
         try:
-            return future.result()
+            return future.result(timeout_s + _PATIENCE_S)
+        except concurrent.futures.TimeoutError:
+            if future.done():  # the work's own TimeoutError, which is the same class
+                raise
+            self._abandon(loop)
+            raise SoftDeadline(f"blocked the event loop beyond its {timeout_s:g} s") from None
         except BaseException:
             future.cancel()  # a signal in this thread must not leave the work running
             raise
+
+    def _abandon(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._loop is loop:
+                self._loop = None
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:

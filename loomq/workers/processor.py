@@ -58,6 +58,8 @@ class Processors:
             raise PipelineWorkerError(
                 f"{spec.processing_backend} gave {type(found).__name__}, not {{'output': {{...}}, 'model_used': ...}}"
             )
+        if not isinstance(found.get("model_used"), str | None):
+            raise PipelineWorkerError(f"{spec.processing_backend} gave a model_used that is no string")
         return found
 
     def _backend(self, spec: WorkerSpec) -> ProcessingBackend:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loomq.contracts import Contract
+    from loomq.workers.llm import LLMWorkers
     from loomq.workers.processor import Processors
     from loomq.workers.spec import WorkerSpec
 
@@ -26,11 +27,13 @@ class Job:
 
     Args:
         stage: What error texts call it.
+        tier: Which class of model runs it, after the router's overrides.
         timeout_s: Run time until the soft deadline.
     """
 
     stage: str
     spec: WorkerSpec
+    tier: str
     payload: dict[str, Any]
     inputs: Contract | None
     outputs: Contract | None
@@ -52,15 +55,23 @@ class WorkerRuntime:
 
     Args:
         processors: The Python processors of this process.
+        models: Its language models.
         project: What relative workspace folders are relative to.
         grace_s: From the soft deadline to the end of the process.
         own_process: Says whether this process may be ended for a task that does not stop.
     """
 
     def __init__(
-        self, processors: Processors, project: Path, grace_s: float, *, own_process: Callable[[], bool]
+        self,
+        processors: Processors,
+        models: LLMWorkers,
+        project: Path,
+        grace_s: float,
+        *,
+        own_process: Callable[[], bool],
     ) -> None:
         self._processors = processors
+        self._models = models
         self._project = project
         self._grace_s = grace_s
         self._own_process = own_process
@@ -76,7 +87,7 @@ class WorkerRuntime:
         if job.inputs:
             job.inputs.check(job.payload, "input", stage=job.stage)
         payload = self._with_files(job)
-        if job.spec.worker_kind != "processor":
+        if job.spec.worker_kind == "agent":
             raise NotSupportedYetError(
                 f"worker {job.spec.name}: worker_kind {job.spec.worker_kind} is not supported yet"
             )
@@ -85,12 +96,17 @@ class WorkerRuntime:
             hard_deadline(job.timeout_s + self._grace_s, own_process=self._own_process()),
             soft_deadline(job.timeout_s),
         ):
-            found = self._processors.run(job.spec, payload, job.timeout_s)
+            found = self._work(job, payload)
         spent_ms = round((time.monotonic() - started) * 1000)
         output = found["output"]
         if job.outputs:
             job.outputs.check(output, "output", stage=job.stage)
         return Done(output, found.get("model_used"), found.get("token_usage"), spent_ms)
+
+    def _work(self, job: Job, payload: dict[str, Any]) -> dict[str, Any]:
+        if job.spec.worker_kind == "llm":
+            return self._models.run(job.spec, payload, job.tier, job.timeout_s)
+        return self._processors.run(job.spec, payload, job.timeout_s)
 
     def _with_files(self, job: Job) -> dict[str, Any]:
         """Add the content of each file ref as ``<field>_content``: JSON if it parses, else text."""

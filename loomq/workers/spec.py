@@ -26,11 +26,7 @@ from loomq.messages import ModelTier
 
 #: Keys that are read and then refused; an issue that gives one its behaviour deletes its row.
 NOT_YET = (
-    NotYet("worker_kind", values=("llm", "agent")),
-    NotYet("system_prompt"),
-    NotYet("max_output_tokens"),
-    NotYet("max_input_tokens"),
-    NotYet("temperature"),
+    NotYet("worker_kind", values=("agent",)),
     NotYet("rate_limit"),
     NotYet("concurrency_key"),
     NotYet("max_concurrent"),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from celery import Celery, chain, chord, group
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
-from loomq.errors import UnknownNameError
-from loomq.messages import TaskStatus
+from loomq.errors import PipelineValidationError, UnknownNameError
+from loomq.ids import uuid7
+from loomq.messages import OrchestratorGoal, TaskStatus
+from loomq.runs.submit import Call
 from loomq.services import inspect
-from loomq.store import goals
+from loomq.services.submit import submit_goal
+from loomq.store import goals, stages
 from loomq.testing import wait_until
 
-NODE = ("-c", "2")
+NODE = ("-P", "threads", "-c", "4")
 
 
 def stock(project):
@@ -24,6 +28,42 @@ def stock(project):
     project.worker("add", 'return {"output": {"n": payload["n"] + 1}}')
     project.worker("total", 'return {"output": {"n": sum(item["n"] for item in payload["items"])}}')
     project.worker("broken", 'raise ValueError("no")')
+    project.worker("large", 'return {"output": {"text": "x" * 100_000}}')
+    project.worker("strict", input_schema="{required: [n]}")
+    project.write(
+        "mine/blocking.py",
+        """
+        import asyncio
+        import time
+        from loomq.workers.base import ProcessingBackend
+
+        class Backend(ProcessingBackend):
+            async def process(self, payload, config):
+                if payload["block"]:
+                    time.sleep(10)
+                await asyncio.sleep(0)
+                return {"output": {"ok": True}}
+        """,
+    )
+    project.write(
+        "workers/blocking.yaml",
+        """
+        name: blocking
+        worker_kind: processor
+        processing_backend: mine.blocking.Backend
+        timeout_seconds: 0.5
+        max_retries: 0
+        """,
+    )
+    project.pipeline(
+        "diamond",
+        """
+  - {name: a, worker_type: echo, input_mapping: {n: goal.context.n}}
+  - {name: b, worker_type: echo, input_mapping: {n: a.output.got.n}}
+  - {name: c, worker_type: echo, input_mapping: {n: a.output.got.n}}
+  - {name: d, worker_type: echo, input_mapping: {b: b.output, c: c.output}}
+""",
+    )
     project.worker("append", 'with open(payload["file"], "a") as out: out.write("x")\nreturn {"output": {}}')
 
 
@@ -148,3 +188,72 @@ def test_pickle_is_refused_and_the_worker_lives(shop, tmp_path):
     wait_until(lambda: "Refusing to deserialize" in shop.node.text(), "the refusal")
     assert task(shop, "echo").delay({}).get(timeout=30)
     assert not (tmp_path / "opened").exists()
+
+
+def test_a_pipelines_own_chords_leave_no_rows_behind(shop):
+    for n in range(3):
+        submit_goal("go", pipeline="diamond", context={"n": n}, loom=shop.loom).result(timeout=30)
+    left = shop.loom.database.call("SELECT count(*) FROM chords WHERE group_id LIKE 'loomq-stage-%%'", {})
+    user_chords = shop.loom.database.call("SELECT count(*) FROM chords WHERE dispatched_at IS NULL", {})
+    assert (left[0][0], user_chords[0][0]) == (0, 0)
+
+
+def test_a_chord_body_that_cannot_be_called_fails_and_keeps_nobody_waiting(shop):
+    large, total = task(shop, "large"), task(shop, "total")
+    with pytest.raises(Exception, match="cannot be called"):
+        chord([large.s({}) for _ in range(4)], total.s()).apply_async().get(timeout=30)
+    assert chord([task(shop, "add").s({"n": 1})] * 2, total.s()).apply_async().get(timeout=30) == {"n": 4}
+
+
+def test_a_chain_tail_that_cannot_be_called_fails(shop):
+    with pytest.raises(Exception, match="contract"):
+        chain(task(shop, "echo").s({}), task(shop, "strict").s()).apply_async().get(timeout=30)
+
+
+def test_a_header_that_was_never_a_goal_fails_its_chord(shop):
+    outside = Celery("outside", broker=shop.project.settings_given["broker_url"])
+    group_id, body = "a-group", task(shop, "total").s().set(task_id="a-body")
+    backend = shop.loom.app.backend
+    backend.apply_chord((group_id, []), body)
+    backend.set_chord_size(group_id, 2)
+    for n, payload in enumerate(({"n": 1}, "no object")):
+        outside.send_task(
+            "loomq.worker.add", args=[payload], queue="add.local", group_id=group_id, group_index=n, chord=dict(body)
+        )
+    outside.close()
+    with pytest.raises(Exception, match="JSON object"):
+        shop.loom.app.AsyncResult("a-body").get(timeout=30)
+    assert goals.find_by_key(shop.loom.database, "task:a-body") is None
+
+
+def test_what_follows_a_call_is_sent_by_the_sweeper_if_its_process_could_not(shop):
+    loom, add = shop.loom, task(shop, "add")
+    tail = add.s().set(task_id="the-tail")
+    accepted = loom.submitter.submit(
+        OrchestratorGoal(instruction="", context={"n": 1}),
+        worker="add",
+        call=Call("the-head", {"chain": [dict(tail)]}, "task:the-head"),
+        not_before=datetime.now(UTC) + timedelta(days=1),
+    )
+    key, token = stages.StageKey(accepted.goal_id, "add"), uuid7()
+    loom.database.call("UPDATE stages SET not_before = NULL WHERE goal_id = %(id)s", {"id": accepted.goal_id})
+    assert stages.claim(loom.database, key, token, stages.Place(uuid7(), 1, "m"), 60)
+    stages.complete(loom.database, key, token, output='{"n": 2}')
+
+    assert loom.app.AsyncResult("the-tail").get(timeout=30) == {"n": 3}
+    wait_until(lambda: not goals.unfollowed(loom.database, 0), "the mark")
+
+
+def test_a_task_id_with_a_colon_is_found(shop):
+    assert task(shop, "echo").apply_async([{}], task_id="order:42").get(timeout=30) == {"got": {}}
+
+
+def test_an_impossible_time_limit_is_refused(shop):
+    with pytest.raises(PipelineValidationError, match="time limit"):
+        task(shop, "echo").apply_async([{}], soft_time_limit=1e13)
+
+
+def test_a_coroutine_that_blocks_its_loop_costs_only_itself(shop):
+    with pytest.raises(Exception, match="ran longer"):
+        task(shop, "blocking").delay({"block": True}).get(timeout=30)
+    assert task(shop, "blocking").delay({"block": False}).get(timeout=30) == {"ok": True}

@@ -44,7 +44,7 @@ def test_every_module_stands_on_its_floor_and_imports_only_lower_ones():
         ("workers/base.py", "import loomq.contrib.planted", "A floor imports only lower floors"),
         ("stray.py", "", "A floor imports only lower floors"),
         ("cli/planted.py", "from loomq.store import engine", "Faces talk to services only"),
-        ("workers/base.py", "import httpx", "httpx is spoken in loomq.llm only"),
+        ("workers/base.py", "import httpx", "httpx is spoken in loomq.llm.http only"),
         ("pipelines/planted/one.py", "import loomq.pipelines.planted.two", "Nothing imports itself round a circle"),
     ],
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import threading
+import subprocess
+import sys
 
 import pytest
 
@@ -185,64 +185,53 @@ def test_a_pipe_or_folder_is_no_file_and_does_not_block(workspace):
         workspace.read_text("folder")
 
 
-def flip_folder_and_link(workspace, outside):
-    """Swap ``work`` for a link to the outside and back; a writer may make ``work`` itself in between."""
-    root = workspace.root
-    (root / "work").rename(root / "real")
-    with contextlib.suppress(FileExistsError):
-        (root / "work").symlink_to(outside)
-    yield
-    if (root / "work").is_symlink():
-        (root / "work").unlink()
-    with contextlib.suppress(OSError):  # not empty: a writer's folder takes the place
-        (root / "real").rename(root / "work")
-    shutil.rmtree(root / "real", ignore_errors=True)
-    (root / "work").mkdir(exist_ok=True)
-    with contextlib.suppress(OSError):
-        (root / "work" / "secret.txt").write_text("own")
-    yield
+# The one who swaps is a process of its own, so that it really runs between two system calls of ours.
+SWAP_FOLDER = """
+import contextlib, os, sys
+root, outside, swaps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+os.chdir(root)
+for number in range(swaps // 2):
+    os.rename("work", "real")
+    with contextlib.suppress(FileExistsError):  # the writer was faster and made a folder
+        os.symlink(outside, "work")
+    while True:
+        with contextlib.suppress(OSError):
+            os.rename("work", f"swapped_{number}")
+        try:
+            os.rename("real", "work")
+            break
+        except OSError:  # the writer was faster once more
+            number += swaps
+"""
+SWAP_FILE = """
+import os, sys
+root, outside, swaps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+os.chdir(os.path.join(root, "work"))
+os.link("secret.txt", "kept")
+for _ in range(swaps // 2):
+    os.symlink(os.path.join(outside, "secret.txt"), "spare")
+    os.rename("spare", "secret.txt")
+    os.link("kept", "plain")
+    os.rename("plain", "secret.txt")
+"""
 
 
-def flip_file_and_link(workspace, outside):
-    """Swap ``work/secret.txt`` for a link to the outside and back, by rename only."""
-    work = workspace.root / "work"
-    (work / "spare").symlink_to(outside / "secret.txt")
-    (work / "spare").rename(work / "secret.txt")
-    yield
-    (work / "plain").write_text("own")
-    (work / "plain").rename(work / "secret.txt")
-    yield
-
-
-@pytest.mark.parametrize("flip", [flip_folder_and_link, flip_file_and_link])
-def test_a_link_swapped_in_ten_thousand_times_leads_nowhere(workspace, outside, flip):
+@pytest.mark.parametrize("swap", [SWAP_FOLDER, SWAP_FILE], ids=["folder", "file"])
+def test_a_link_swapped_in_ten_thousand_times_leads_nowhere(workspace, outside, swap):
     workspace.write_text("work/secret.txt", "own")
-    flips, stop = 0, threading.Event()
-
-    def keep_flipping():
-        nonlocal flips
-        while not stop.is_set():
-            for _ in flip(workspace, outside):
-                flips += 1
-
-    thread = threading.Thread(target=keep_flipping)
-    thread.start()
-    outcomes = {"read": [0, 0], "write": [0, 0]}
-    while flips < 10_000 and thread.is_alive():
-        for action, went in outcomes.items():
-            try:
-                if action == "read":
-                    assert workspace.read_text("work/secret.txt") in {"own", ""}
-                else:
-                    workspace.write_text("work/planted.txt", "planted")
-                went[0] += 1
-            except (UnsafePathError, FileNotFoundError):
-                went[1] += 1
-    stop.set()
-    thread.join()
-    assert flips >= 10_000
-    assert outcomes["read"][0]
-    assert outcomes["read"][1]
-    assert outcomes["write"][0]
+    served = refused = 0
+    command = [sys.executable, "-I", "-c", swap, str(workspace.root), str(outside), "10000"]
+    actions = (lambda: workspace.read_text("work/secret.txt"), lambda: workspace.write_text("work/new.txt", "x"))
+    with subprocess.Popen(command) as swapper:
+        while swapper.poll() is None:
+            for action in actions:
+                try:
+                    assert action() in {"own", "work/new.txt"}
+                    served += 1
+                except (UnsafePathError, FileNotFoundError):
+                    refused += 1
+    assert swapper.returncode == 0
+    assert served
+    assert refused
     assert (outside / "secret.txt").read_text() == SECRET
     assert [name for name in everything_below(outside) if not name.startswith("root")] == ["secret.txt"]

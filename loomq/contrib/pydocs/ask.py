@@ -7,9 +7,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from loomq.contrib.pydocs.place import connection
-from loomq.contrib.pydocs.prose import is_prose, sentences
 from loomq.contrib.pydocs.search import Passage, find, open_corpus, stems, weigh
 from loomq.errors import BackendError
+from loomq.llm.fake_server.prose import is_prose, sentences
 from loomq.workers.base import SyncProcessingBackend
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MAX_SENTENCE = 300
 QUOTED = 3
 
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
-_PROSE_BONUS = 0.5
+_PROSE_BONUS = 1.0
 _UNKNOWN = "Nothing in the documentation speaks of that."
 
 
@@ -84,6 +84,7 @@ def _quote(passage: Passage, worth: Mapping[str, float]) -> dict[str, Any]:
         "highlights": [[hit.start(), hit.end()] for hit in _TOKEN.finditer(sentence) if worth.get(hit.group())],
         "text": passage.text,
         "every_word": passage.every_word,
+        "weight": round(_weight(passage.text[start:end], worth), 3),
         "score": passage.score,
     }
 
@@ -97,7 +98,8 @@ def _weight(sentence: str, worth: Mapping[str, float]) -> float:
 def _answer(quotes: list[dict[str, Any]]) -> str:
     if not quotes:
         return _UNKNOWN
-    told = [quote for quote in quotes if quote["every_word"]] or quotes
+    full = [quote for quote in quotes if quote["every_word"]] or quotes
+    told = sorted(full, key=lambda quote: -quote["weight"])
     return "\n".join(f"{quote['sentence']} [{quote['symbol']}, {quote['citation']}]" for quote in told[:QUOTED])
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loomq.contrib.pydocs.place import workspace
-from loomq.contrib.pydocs.prose import paragraphs, sentences
 from loomq.contrib.pydocs.records import Chunk, Document, read_records, write_records
 from loomq.errors import BackendError
+from loomq.llm.fake_server.prose import paragraphs, sentences
 from loomq.workers.base import SyncProcessingBackend
 
 if TYPE_CHECKING:

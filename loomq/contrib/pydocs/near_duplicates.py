@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loomq.contrib.pydocs.place import workspace
-from loomq.contrib.pydocs.prose import words
 from loomq.contrib.pydocs.records import Chunk, read_records
+from loomq.llm.fake_server.prose import words
 from loomq.workers.base import SyncProcessingBackend
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from loomq.contrib.pydocs.place import workspace
-from loomq.contrib.pydocs.prose import is_prose, sentences
 from loomq.contrib.pydocs.records import Chunk, read_records
+from loomq.llm.fake_server.prose import is_prose, sentences
 from loomq.workers.base import SyncProcessingBackend
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SHOWN = 8
 
 _SPOKEN = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 _VOWELS = re.compile(r"[aeiouy]+")
-_SILENT = re.compile(r"(?:[^laeiouy]es|[^aeiouytd]ed|[^laeiouy]e)$")
+_SILENT = re.compile(r"(?:[^laeiouycgsxz]es|[aeiouy]les?|[^aeiouytd]ed|[^laeiouy]e)$")
 
 
 @dataclass(slots=True)

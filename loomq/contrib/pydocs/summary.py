@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loomq.contrib.pydocs.place import workspace
-from loomq.contrib.pydocs.prose import is_prose, sentences, words
 from loomq.contrib.pydocs.records import Chunk, read_records
+from loomq.llm.fake_server.extractive import MAX_CHARS, MIN_CHARS, Candidate, choose, vectors
+from loomq.llm.fake_server.prose import is_prose, sentences
 from loomq.workers.base import SyncProcessingBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 MODEL = "TextRank over TF-IDF (extractive, not an LLM)"
 METHOD = "Every sentence is quoted from the documentation; TextRank chose it. No language model was involved."
 
-MIN_CHARS, MAX_CHARS = 40, 260
-DAMPING, ROUNDS = 0.5, 20
-# Cosines: from where on a likeness counts, and how alike two chosen sentences may be.
-MIN_LIKENESS, MAX_OVERLAP = 0.05, 0.25
 # How much a text of this kind says what its package is for.
 OVERVIEW = {"module": 1.0, "topic": 1.0, "class": 0.4, "function": 0.1}
 PRIVATE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
-    """A sentence with its place.
+class Sentence(Candidate):
+    """A sentence with its place; modules come before functions, outer before inner, first sentences before later."""
 
-    Args:
-        prior: How likely it says what the whole is about, by its place alone: modules before functions, outer before
-            inner, first sentences before later ones.
-        vector: Its words weighed by TF-IDF, of length 1.
-    """
-
-    text: str
     chunk: Chunk
     line: int
-    prior: float
-    vector: dict[str, float]
-
-    def likeness(self, other: Mapping[str, float]) -> float:
-        """Give the cosine of two vectors."""
-        return sum(weight * other.get(word, 0.0) for word, weight in self.vector.items())
 
     def to_json(self) -> dict[str, Any]:
         """Give what a reader needs."""
@@ -117,65 +100,11 @@ def prose_of(chunks: Sequence[Chunk]) -> list[Sentence]:
             if MIN_CHARS <= len(raw) <= MAX_CHARS and is_prose(raw):
                 line = chunk.line + chunk.text.count("\n", 0, start)
                 places.setdefault(" ".join(raw.split()), (chunk, line, prior(chunk, number)))
-    counts = {text: Counter(words(text)) for text in places}
-    spread = Counter(word for counted in counts.values() for word in counted)
-    return [Sentence(text, *place, _vector(counts[text], spread, len(places))) for text, place in places.items()]
+    weighed = zip(places.items(), vectors(list(places)), strict=True)
+    return [Sentence(text, weight, vector, chunk, line) for (text, (chunk, line, weight)), vector in weighed]
 
 
 def prior(chunk: Chunk, number: int) -> float:
     """Weigh a sentence by its place: the ``number``-th of its document, from 0."""
     depth = 0 if chunk.kind == "topic" else chunk.symbol.count(".")
     return OVERVIEW[chunk.kind] * (PRIVATE if chunk.package.startswith("_") else 1) / (1 + depth) / (1 + number)
-
-
-def choose(candidates: Sequence[Sentence], length: int) -> list[Sentence]:
-    """Take the sentences that rank highest and say different things, in the order of their rank."""
-    ranks = text_rank(candidates)
-    chosen: list[Sentence] = []
-    for number in sorted(range(len(candidates)), key=lambda index: (-ranks[index], index)):
-        candidate = candidates[number]
-        if len(chosen) < length and all(candidate.likeness(other.vector) <= MAX_OVERLAP for other in chosen):
-            chosen.append(candidate)
-    return chosen
-
-
-def text_rank(candidates: Sequence[Sentence]) -> list[float]:
-    """Rank sentences by how much the others resemble them, starting from their priors; the ranks add up to 1.
-
-    TextRank (Mihalcea and Tarau 2004) with a biased start, as in PageRank's personalised form.
-    """
-    likeness: list[dict[int, float]] = [{} for _ in candidates]
-    for left, right, weight in _overlaps(candidates):
-        likeness[left][right] = likeness[right][left] = weight
-    totals = [sum(row.values()) for row in likeness]
-    whole = sum(candidate.prior for candidate in candidates)
-    starts = [candidate.prior / whole for candidate in candidates]
-    ranks = starts
-    for _ in range(ROUNDS):
-        idle = sum(rank for rank, total in zip(ranks, totals, strict=True) if not total)
-        ranks = [
-            (1 - DAMPING + DAMPING * idle) * start
-            + DAMPING * sum(weight / totals[other] * ranks[other] for other, weight in row.items())
-            for start, row in zip(starts, likeness, strict=True)
-        ]
-    return ranks
-
-
-def _overlaps(candidates: Sequence[Sentence]) -> Iterator[tuple[int, int, float]]:
-    """Find the pairs that share a word, by way of the words."""
-    holders: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for number, sentence in enumerate(candidates):
-        shared: dict[int, float] = defaultdict(float)
-        for word, weight in sentence.vector.items():
-            for other, its_weight in holders[word]:
-                shared[other] += weight * its_weight
-            holders[word].append((number, weight))
-        for other, likeness in shared.items():
-            if likeness >= MIN_LIKENESS:
-                yield other, number, likeness
-
-
-def _vector(counted: Counter[str], spread: Counter[str], total: int) -> dict[str, float]:
-    weights = {word: number * math.log(total / spread[word]) for word, number in counted.items()}
-    length = math.sqrt(sum(weight * weight for weight in weights.values())) or 1.0
-    return {word: weight / length for word, weight in weights.items()}

@@ -7,6 +7,10 @@ DECLARE
     v_id uuid := (p_goal ->> 'id')::uuid;
     v_old uuid;
 BEGIN
+    IF EXISTS (SELECT 1 FROM goals g WHERE g.id = v_id) THEN
+        RETURN QUERY SELECT 'created', v_id;  -- the same call again: its first answer was lost
+        RETURN;
+    END IF;
     IF p_body IS NOT NULL THEN
         INSERT INTO specs (hash, body) VALUES (p_hash, p_body) ON CONFLICT DO NOTHING;
     ELSIF NOT EXISTS (SELECT 1 FROM specs WHERE hash = p_hash) THEN
@@ -22,9 +26,10 @@ BEGIN
         END IF;
     END IF;
     INSERT INTO goals (id, pipeline, kind, snapshot, instruction, context, priority, state, leaves_left,
-                       idempotency_key, request_id, session_id, deadline, budget, task_id, canvas)
+                       idempotency_key, request_id, session_id, deadline, budget, task_id, canvas, follows)
     SELECT v_id, g.pipeline, g.kind, p_hash, g.instruction, g.context, g.priority, 'open', g.leaves_left,
-           p_key, g.request_id, g.session_id, g.deadline, g.budget, g.task_id, g.canvas
+           p_key, g.request_id, g.session_id, g.deadline, g.budget, g.task_id, g.canvas,
+           coalesce(g.canvas ?| ARRAY['chain', 'link', 'link_error'], false)
     FROM jsonb_to_record(p_goal) AS g (
         pipeline text, kind text, instruction text, context jsonb, priority smallint, leaves_left integer,
         request_id text, session_id uuid, deadline timestamptz, budget jsonb, task_id text, canvas jsonb);
@@ -45,7 +50,8 @@ END $$;
 CREATE FUNCTION loomq_claim(p_goal uuid, p_name text, p_item integer, p_token uuid, p_node uuid, p_pid integer,
                             p_message text, p_lease_s double precision)
 RETURNS TABLE (snapshot text, instruction text, context jsonb, canvas jsonb, task_id text, priority smallint,
-               attempt integer, deliveries integer, timeout_s double precision, max_retries smallint, inputs jsonb)
+               attempt integer, deliveries integer, timeout_s double precision, max_retries smallint, inputs jsonb,
+               tier text)
 LANGUAGE plpgsql AS $$
 DECLARE
     v stages%ROWTYPE;
@@ -72,16 +78,16 @@ BEGIN
                 'started_at', r.started_at, 'ended_at', r.ended_at,
                 'wall_time_ms', round(extract(epoch FROM r.ended_at - r.started_at) * 1000)::integer))
             FROM stages r WHERE r.goal_id = p_goal AND r.item = -1 AND r.name = ANY (v.reads) AND r.state = 'done'
-        ), '{}') END
+        ), '{}') END, v.tier
     FROM goals g WHERE g.id = p_goal;
 END $$;
 
 -- Store a result and do what follows from it, if the token still holds: this transaction is the barrier of every
--- join. p_room names the `worker.tier` routes whose queue has room, p_carried the stages that the message in hand
--- publishes by itself; what is in neither stays ready and is topped up later.
+-- join. p_room says how many messages each `worker.tier` route's queue still takes, p_carried names the stages that the
+-- message in hand publishes by itself; what has no place stays ready and is topped up later.
 -- outcome: accepted · repeated (the same call was committed before) · fenced.
 CREATE FUNCTION loomq_complete(p_goal uuid, p_name text, p_item integer, p_token uuid, p_output jsonb, p_model text,
-                               p_tokens jsonb, p_ms integer, p_room text[], p_carried text[],
+                               p_tokens jsonb, p_ms integer, p_room jsonb, p_carried text[],
                                p_chord text, p_position integer)
 RETURNS TABLE (outcome text, ready jsonb, goal_ended boolean, backlog boolean, chord_full boolean)
 LANGUAGE plpgsql AS $$
@@ -113,31 +119,41 @@ BEGIN
     IF v.children <> '{}' THEN
         -- Locked in one order: two parents that complete at once must not wait for each other.
         WITH held AS (
-            SELECT h.name FROM stages h
-            WHERE h.goal_id = p_goal AND h.item = -1 AND h.name = ANY (v.children) AND h.state = 'waiting'
+            SELECT h.name, h.state, h.waits_for, h.worker || '.' || h.tier AS route FROM stages h
+            WHERE h.goal_id = p_goal AND h.item = -1 AND h.name = ANY (v.children)
+              AND h.state IN ('waiting', 'cancelled') AND h.waits_for > 0
             ORDER BY h.name FOR UPDATE
+        ), placed AS (
+            SELECT held.*, held.name = ANY (p_carried) OR held.waits_for = 1 AND held.state = 'waiting'
+                AND row_number() OVER (
+                    PARTITION BY held.route, held.waits_for = 1 AND held.state = 'waiting'
+                        AND held.name <> ALL (p_carried) ORDER BY held.name
+                ) <= coalesce((p_room ->> held.route)::integer, 0) AS has_place
+            FROM held
         ), counted AS (
+            -- A child that was cancelled with its goal counts down as well, for the day its goal is reopened.
             UPDATE stages c SET
                 waits_for = c.waits_for - 1,
-                state = CASE WHEN c.waits_for > 1 THEN 'waiting'
-                             WHEN c.name = ANY (p_carried) OR c.worker || '.' || c.tier = ANY (p_room) THEN 'published'
-                             ELSE 'ready' END,
-                ready_at = CASE WHEN c.waits_for > 1 THEN NULL ELSE clock_timestamp() END,
-                published_at = CASE WHEN c.waits_for = 1 AND (c.name = ANY (p_carried)
-                                    OR c.worker || '.' || c.tier = ANY (p_room)) THEN clock_timestamp() END
-            FROM held WHERE c.goal_id = p_goal AND c.item = -1 AND c.name = held.name
+                state = CASE WHEN c.waits_for > 1 OR c.state = 'cancelled' THEN c.state
+                             WHEN placed.has_place THEN 'published' ELSE 'ready' END,
+                ready_at = CASE WHEN c.waits_for = 1 AND c.state = 'waiting' THEN clock_timestamp() END,
+                published_at = CASE WHEN c.waits_for = 1 AND c.state = 'waiting' AND placed.has_place
+                                    THEN clock_timestamp() END
+            FROM placed WHERE c.goal_id = p_goal AND c.item = -1 AND c.name = placed.name
             RETURNING c.name, c.state
         )
         SELECT coalesce(jsonb_agg(jsonb_build_object('name', counted.name, 'state', counted.state)), '[]') INTO v_ready
-        FROM counted WHERE counted.state <> 'waiting';
+        FROM counted WHERE counted.state IN ('ready', 'published');
     ELSE
         UPDATE goals g SET
             leaves_left = g.leaves_left - 1,
-            state = CASE WHEN g.leaves_left = 1 THEN 'done' ELSE g.state END,
-            ended_at = CASE WHEN g.leaves_left = 1 THEN clock_timestamp() END
-        WHERE g.id = p_goal AND g.state = 'open'
-        RETURNING g.state = 'done', g.task_id INTO v_ended, v_task;
-        v_ended := coalesce(v_ended, false);
+            state = CASE WHEN g.leaves_left = 1 AND g.state = 'open' THEN 'done' ELSE g.state END,
+            ended_at = CASE WHEN g.leaves_left = 1 AND g.state = 'open' THEN clock_timestamp() ELSE g.ended_at END
+        WHERE g.id = p_goal
+        RETURNING g.leaves_left = 0 AND g.state = 'done' INTO v_ended;
+    END IF;
+    IF v_ended OR p_chord IS NOT NULL THEN
+        SELECT g.task_id INTO v_task FROM goals g WHERE g.id = p_goal;
     END IF;
     IF p_chord IS NOT NULL THEN
         v_full := loomq_chord_part(p_chord, v_task, p_position, 'SUCCESS', p_output);
@@ -156,6 +172,9 @@ DECLARE
     v_size integer;
     v_done integer;
 BEGIN
+    IF p_task IS NULL THEN
+        RETURN false;
+    END IF;
     -- The chord's row is the lock that puts its last parts in order; a part may come before the size is known.
     INSERT INTO chords (group_id) VALUES (p_group) ON CONFLICT DO NOTHING;
     SELECT c.size INTO v_size FROM chords c WHERE c.group_id = p_group FOR UPDATE;
@@ -180,6 +199,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    -- In the order in which a completion locks them.
+    PERFORM 1 FROM stages s WHERE s.goal_id = p_goal AND s.state IN ('waiting', 'ready', 'published')
+    ORDER BY s.name, s.item FOR UPDATE;
     UPDATE stages s SET state = 'cancelled', reason = 'goal ' || p_state, ended_at = clock_timestamp()
     WHERE s.goal_id = p_goal AND s.state IN ('waiting', 'ready', 'published');
     IF v_canvas ->> 'group_id' IS NOT NULL AND v_canvas -> 'chord' IS NOT NULL THEN
@@ -198,6 +220,7 @@ RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     v stages%ROWTYPE;
     v_entry jsonb;
+    v_goal text;
 BEGIN
     SELECT s.* INTO v FROM stages s
     WHERE s.goal_id = p_goal AND s.name = p_name AND s.item = p_item AND s.state = 'claimed' AND s.token = p_token
@@ -208,13 +231,14 @@ BEGIN
     v_entry := jsonb_build_object('attempt', v.attempt, 'delivery', v.deliveries, 'error', p_error, 'node', v.node,
                                   'started_at', v.started_at, 'ended_at', clock_timestamp());
     IF p_retryable AND v.attempt <= v.max_retries THEN
+        SELECT g.state INTO v_goal FROM goals g WHERE g.id = p_goal FOR SHARE;
         UPDATE stages s SET
-            state = CASE WHEN g.state = 'open' THEN 'ready' ELSE 'cancelled' END,
+            state = CASE WHEN v_goal = 'open' THEN 'ready' ELSE 'cancelled' END,
             attempt = s.attempt + 1, deliveries = s.deliveries - 1, token = NULL, lease_until = NULL,
             error = p_error, reason = 'retry', ended_at = clock_timestamp(), ready_at = clock_timestamp(),
             published_at = NULL, not_before = clock_timestamp() + make_interval(secs => p_delay_s),
             history = s.history || v_entry
-        FROM goals g WHERE s.goal_id = p_goal AND s.name = p_name AND s.item = p_item AND g.id = p_goal;
+        WHERE s.goal_id = p_goal AND s.name = p_name AND s.item = p_item;
         RETURN 'retried';
     END IF;
     UPDATE stages s SET
@@ -228,12 +252,21 @@ END $$;
 -- Hand a claimed stage back uncounted: nothing was done with it.
 CREATE FUNCTION loomq_release(p_goal uuid, p_name text, p_item integer, p_token uuid, p_reason text)
 RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    v_goal text;
 BEGIN
+    PERFORM 1 FROM stages s
+    WHERE s.goal_id = p_goal AND s.name = p_name AND s.item = p_item AND s.state = 'claimed' AND s.token = p_token
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    SELECT g.state INTO v_goal FROM goals g WHERE g.id = p_goal FOR SHARE;
     UPDATE stages s SET
-        state = 'ready', deliveries = s.deliveries - 1, token = NULL, lease_until = NULL, published_at = NULL,
-        ready_at = clock_timestamp(), reason = p_reason
-    WHERE s.goal_id = p_goal AND s.name = p_name AND s.item = p_item AND s.state = 'claimed' AND s.token = p_token;
-    RETURN FOUND;
+        state = CASE WHEN v_goal = 'open' THEN 'ready' ELSE 'cancelled' END, deliveries = s.deliveries - 1,
+        token = NULL, lease_until = NULL, published_at = NULL, ready_at = clock_timestamp(), reason = p_reason
+    WHERE s.goal_id = p_goal AND s.name = p_name AND s.item = p_item;
+    RETURN true;
 END $$;
 
 -- Take stages back from processes that are gone (p_node with p_gone) or whose lease ran out (p_node null).
@@ -246,6 +279,7 @@ DECLARE
     v stages%ROWTYPE;
     v_error jsonb;
     v_late boolean;
+    v_goal text;
 BEGIN
     FOR v IN
         SELECT s.* FROM stages s
@@ -253,8 +287,8 @@ BEGIN
                                            ELSE s.node = p_node AND s.pid = ANY (p_gone) END
         LIMIT p_limit FOR UPDATE SKIP LOCKED
     LOOP
-        v_late := CASE WHEN p_node IS NULL THEN v.lease_until - make_interval(secs => p_lease_s)
-                       ELSE clock_timestamp() END >= v.started_at + make_interval(secs => v.timeout_s);
+        -- Judged by the last sign of life, not by now: the database may have been away in between.
+        v_late := v.lease_until - make_interval(secs => p_lease_s) >= v.started_at + make_interval(secs => v.timeout_s);
         v_error := CASE
             WHEN v_late THEN jsonb_build_object(
                 'type', 'PipelineTimeoutError', 'stage', v.name, 'retryable', true,
@@ -267,13 +301,13 @@ BEGIN
         IF v_late OR v.deliveries >= p_max_deliveries THEN
             outcome := loomq_fail(v.goal_id, v.name, v.item, v.token, v_error, v_late, 1, NOT v_late);
         ELSE
+            SELECT g.state INTO v_goal FROM goals g WHERE g.id = v.goal_id FOR SHARE;
             UPDATE stages s SET
-                state = CASE WHEN g.state = 'open' THEN 'ready' ELSE 'cancelled' END, token = NULL, lease_until = NULL,
+                state = CASE WHEN v_goal = 'open' THEN 'ready' ELSE 'cancelled' END, token = NULL, lease_until = NULL,
                 published_at = NULL, ready_at = clock_timestamp(), reason = 'taken back', error = v_error,
                 history = s.history || jsonb_build_object('attempt', v.attempt, 'delivery', v.deliveries,
                     'error', v_error, 'node', v.node, 'started_at', v.started_at, 'ended_at', clock_timestamp())
-            FROM goals g
-            WHERE s.goal_id = v.goal_id AND s.name = v.name AND s.item = v.item AND g.id = v.goal_id;
+            WHERE s.goal_id = v.goal_id AND s.name = v.name AND s.item = v.item;
             outcome := 'ready';
         END IF;
         RETURN NEXT;

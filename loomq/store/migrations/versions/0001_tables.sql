@@ -24,6 +24,7 @@ CREATE TABLE goals (
     budget           jsonb,
     task_id          text,
     canvas           jsonb,
+    follows          boolean NOT NULL,
     error            jsonb,
     created_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at         timestamptz
@@ -49,7 +50,7 @@ CREATE TABLE stages (
     waits_for           integer NOT NULL,
     children            text[] NOT NULL,
     reads               text[] NOT NULL,
-    timeout_s           double precision NOT NULL,
+    timeout_s           double precision NOT NULL CHECK (timeout_s > 0 AND timeout_s <= 1e7),
     max_retries         smallint NOT NULL,
     attempt             integer NOT NULL,
     deliveries          integer NOT NULL,
@@ -79,6 +80,8 @@ CREATE INDEX stages_ready ON stages (worker, tier, priority DESC, ready_at) WHER
 CREATE INDEX stages_published ON stages (worker, tier, published_at) WHERE state = 'published';
 CREATE INDEX stages_claimed ON stages (node, lease_until) WHERE state = 'claimed';
 CREATE INDEX goals_open ON goals (id) WHERE state = 'open';
+-- Raw calls whose continuation (the rest of a chain, links) is not known to have been sent.
+CREATE INDEX goals_follows ON goals (ended_at) WHERE follows;
 
 CREATE TABLE nodes (
     id          uuid PRIMARY KEY,

@@ -1,0 +1,248 @@
+"""Servers, worker nodes and clocks: both systems side by side on the same machine, in a folder that goes away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import psycopg
+from kombu import Connection
+
+from benchmarks import raw_app
+from loomq import __version__
+from loomq.embedded import client as embedded
+from loomq.loom import Loom
+from loomq.processes import die_with_parent
+from loomq.settings import Settings
+from loomq.store import migrate
+from loomq.store.engine import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parent / "project"
+SLOTS = 2
+COSTS = {
+    "fsync_ms": "flush of 8 kB where the data is",
+    "commit_ms": "commit of one row",
+    "select_ms": "round trip to Postgres (SELECT 1)",
+    "ping_ms": "round trip to the broker (PING)",
+}
+_LOOMQ_BROKER, _RAW_BROKER, _RAW_RESULTS = 13, 14, 15  # Redis databases that the tests leave alone
+_PAGE = b"\0" * 8192  # as much as Postgres flushes for a small commit
+_STOP_S = 10.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where both systems are at work.
+
+    Args:
+        folder: Holds the logs and, unless servers were given, their data.
+        has_private_database: Whether the database's disk is that of ``folder``.
+    """
+
+    folder: Path
+    loom: Loom
+    has_private_database: bool
+    nodes: tuple[Node, Node]
+
+    def check(self) -> None:
+        """Find out whether the worker nodes still run.
+
+        Raises:
+            RuntimeError: One has ended; the error quotes its log.
+        """
+        for node in self.nodes:
+            if node.process.poll() is not None:
+                raise RuntimeError(f"{node.log.name}: the worker node ended\n{node.log.read_text()[-3000:]}")
+
+
+class Node:
+    """A Celery worker node in a process group of its own, which ends with this process.
+
+    Args:
+        log: Where it writes to.
+        app: What Celery starts, with options for Celery itself.
+    """
+
+    def __init__(self, log: Path, *app: str, cwd: Path, environment: dict[str, str]) -> None:
+        self.log = log
+        options = ["-P", "prefork", "-c", str(SLOTS), "-l", "WARNING", "--without-gossip", "--without-mingle"]
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "celery", *app, "worker", "-n", f"{log.stem}-{uuid4().hex[:8]}@%h", *options],
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  (this process has one thread)
+            )
+
+    def stop(self) -> None:
+        """Ask it to end, and kill what has not ended after a while."""
+        self.process.terminate()
+        try:
+            self.process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@contextmanager
+def open_site() -> Iterator[Site]:
+    """Set up a fresh database, empty brokers and a worker node of each system.
+
+    The servers are those of ``LOOMQ_TEST_DATABASE_URL`` and ``LOOMQ_TEST_BROKER_URL``, else private ones.
+    """
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="loomq-bench-"))
+        folder.chmod(0o711)  # as root, private servers run as another user
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        database_url, broker_url = os.environ.get("LOOMQ_TEST_DATABASE_URL"), os.environ.get("LOOMQ_TEST_BROKER_URL")
+        is_private = database_url is None
+        if database_url is None or broker_url is None:
+            private = stack.enter_context(_private_servers(folder))
+            database_url, broker_url = database_url or private.database_url, broker_url or private.broker_url
+        given = {
+            "project": PROJECT,
+            "data": folder / "data",
+            "database_url": stack.enter_context(_fresh_database(database_url)),
+            "broker_url": _redis_database(broker_url, _LOOMQ_BROKER),
+            "import_allow": "processors",
+        }
+        raw_urls = _redis_database(broker_url, _RAW_BROKER), _redis_database(broker_url, _RAW_RESULTS)
+        for url in (given["broker_url"], *raw_urls):
+            with Connection(url) as connection:
+                connection.default_channel.client.flushdb()
+        raw_app.connect(*raw_urls)
+        stack.callback(raw_app.disconnect)
+        loom = Loom(Settings.load(**given))
+        stack.callback(loom.close)
+        nodes = _loomq_node(folder, given), _raw_node(folder, *raw_urls)
+        for node in nodes:
+            stack.callback(node.stop)
+        yield Site(folder, loom, is_private, nodes)
+
+
+@contextmanager
+def _private_servers(folder: Path) -> Iterator[embedded.EmbeddedServices]:
+    services = embedded.services_for(Settings.load(project=PROJECT, data=folder / "data"))
+    embedded.ensure(services)
+    try:
+        yield services
+    finally:
+        embedded.stop(services)
+
+
+@contextmanager
+def _fresh_database(url: str) -> Iterator[str]:
+    """Make a migrated database for as long as the block lasts."""
+    server = Database(url)
+    name = f"loomq_bench_{uuid4().hex[:12]}"
+    with _plain(server) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    found = server.url.set(database=name).render_as_string(hide_password=False)
+    try:
+        migrate.upgrade(Database(found, pooled=False))
+        yield found
+    finally:
+        with _plain(server) as admin:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _plain(database: Database) -> psycopg.Connection[Any]:
+    """Connect past loomq."""
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(url, autocommit=True)
+
+
+def _redis_database(url: str, number: int) -> str:
+    return f"{url}?virtual_host={number}" if url.startswith("redis+socket") else f"{url.rstrip('/')}/{number}"
+
+
+def _loomq_node(folder: Path, given: dict[str, Any]) -> Node:
+    mine = {f"LOOMQ_{key.upper()}": str(value) for key, value in given.items()}
+    return Node(folder / "loomq.log", "-A", "loomq", cwd=PROJECT, environment={**_environment(), **mine})
+
+
+def _raw_node(folder: Path, broker_url: str, result_url: str) -> Node:
+    app = ["-A", "benchmarks.raw_app", "-b", broker_url, "--result-backend", result_url]
+    return Node(folder / "raw.log", *app, cwd=ROOT, environment=_environment())
+
+
+def _environment() -> dict[str, str]:
+    """Give this process's environment without what would change either system."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("LOOMQ_", "CELERY_"))}
+
+
+def timed_ms(work: Callable[[], Any]) -> float:
+    """Do something once and give its time in milliseconds."""
+    begun = time.perf_counter()
+    work()
+    return (time.perf_counter() - begun) * 1000
+
+
+def p95(samples: list[float]) -> float:
+    """Give the 95th percentile; of a few samples, the largest."""
+    return statistics.quantiles(samples, n=20, method="inclusive")[-1] if len(samples) > 20 else max(samples)
+
+
+def surroundings(site: Site, tries: int = 50) -> dict[str, Any]:
+    """Measure what the machine and its servers cost by themselves: medians in milliseconds, and versions."""
+
+    def median_ms(work: Callable[[], Any]) -> float:
+        return round(statistics.median(timed_ms(work) for _ in range(tries)), 3)
+
+    with _plain(site.loom.database) as database, Connection(site.loom.broker_url) as broker:
+        database.execute("CREATE TABLE bench_commits (n integer)")
+        client = broker.default_channel.client
+        costs = {
+            "fsync_ms": _fsync_ms(site.folder, median_ms) if site.has_private_database else None,
+            "commit_ms": median_ms(lambda: database.execute("INSERT INTO bench_commits VALUES (1)")),
+            "select_ms": median_ms(lambda: database.execute("SELECT 1")),
+            "ping_ms": median_ms(client.ping),
+        }
+        database.execute("DROP TABLE bench_commits")
+        return {**costs, "cpus": len(os.sched_getaffinity(0)), "versions": _versions(database, client)}
+
+
+def _fsync_ms(folder: Path, median_ms: Callable[[Callable[[], Any]], float]) -> float:
+    """Time a flush as Postgres makes it at a commit: of a page that has its place on the disk already."""
+    sync = getattr(os, "fdatasync", os.fsync)
+    with (folder / "flushed").open("wb", buffering=0) as file:
+        file.write(_PAGE)
+        os.fsync(file.fileno())
+
+        def flush() -> None:
+            os.pwrite(file.fileno(), _PAGE, 0)
+            sync(file.fileno())
+
+        return median_ms(flush)
+
+
+def _versions(database: psycopg.Connection[Any], client: Any) -> dict[str, str]:
+    server = client.info("server")
+    number = database.info.server_version
+    return {
+        "loomq": __version__,
+        **{name: version(name) for name in ("celery", "kombu", "redis", "psycopg")},
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "postgres": f"{number // 10000}.{number % 10000}",
+        "broker": str(server.get("valkey_version") or server.get("redis_version")),
+    }

@@ -1,0 +1,1 @@
+"""Language models: one request and one reply, three wires behind them, and which model serves which tier."""

@@ -1,0 +1,184 @@
+"""One provider's address and key: JSON out, a checked model back, and every failure classified in one place."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from loomq.errors import ConfigError, LLMAnswerError, LLMError, LLMRateLimitError, LLMUnavailableError
+from loomq.llm.redaction import excerpt
+from loomq.problems import dotted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from loomq.llm.http import HttpPool, Response
+
+LONGEST_RETRY_AFTER_S = 3600.0
+_MAX_SHOWN = 3
+
+# Request timeout, lock timeout (both official clients repeat it), and whatever a server says of itself.
+_TRANSIENT = {408, 409}
+_OUT_OF_MONEY = {"insufficient_quota", "billing_error", "billing_hard_limit_reached"}
+_TOO_LONG = ("context_length_exceeded", "prompt is too long", "maximum context length", "context window")
+
+
+class Wire(BaseModel):
+    """A part of a response: what we use is checked strictly, what we do not know is left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+W = TypeVar("W", bound=Wire)
+Tokens = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a provider is, and who we are there.
+
+    Args:
+        provider: Its name in error texts.
+        base_url: Without a slash at the end.
+        key: ``None`` for servers that ask for none.
+        key_name: The variable that the key comes from, for hints.
+        key_header: ``authorization`` sends it as a bearer token, anything else as it is.
+        headers: What every request carries besides.
+    """
+
+    pool: HttpPool
+    provider: str
+    base_url: str
+    key: SecretStr | None = None
+    key_name: str = ""
+    key_header: str = "authorization"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        key = self.key.get_secret_value() if self.key else "-"
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ConfigError(f"{self.key_name} holds characters that no key has", hint="is it quoted, or two lines?")
+
+    async def post(self, path: str, body: Mapping[str, Any], model: type[W], timeout_s: float) -> W:
+        """Send an object and read another.
+
+        Raises:
+            LLMError: Or the subclass that says why it failed.
+        """
+        return await self._call("POST", path, json.dumps(body, ensure_ascii=False).encode(), model, timeout_s)
+
+    async def get(self, path: str, model: type[W], timeout_s: float) -> W:
+        """Read an object; errors as for ``post``."""
+        return await self._call("GET", path, None, model, timeout_s)
+
+    @property
+    def _secrets(self) -> tuple[str, ...]:
+        return (self.key.get_secret_value(),) if self.key else ()
+
+    async def _call(self, method: str, path: str, body: bytes | None, model: type[W], timeout_s: float) -> W:
+        headers = dict(self.headers)
+        if body is not None:
+            headers["content-type"] = "application/json"
+        if self.key is not None:
+            value = self.key.get_secret_value()
+            headers[self.key_header] = f"Bearer {value}" if self.key_header == "authorization" else value
+        response = await self.pool.send(
+            method,
+            self.base_url + path,
+            headers=headers,
+            body=body,
+            timeout_s=timeout_s,
+            provider=self.provider,
+            secrets=self._secrets,
+        )
+        if response.status != 200:  # noqa: PLR2004
+            raise self._fault(response)
+        return self._parsed(response, model)
+
+    def _parsed(self, response: Response, model: type[W]) -> W:
+        text = response.body.decode("utf-8", "replace")
+        try:
+            return model.model_validate_json(text)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_input=False, include_context=False)
+        told = "; ".join(f"{dotted(fault['loc']) or 'body'}: {fault['msg']}" for fault in faults[:_MAX_SHOWN])
+        raise LLMAnswerError(
+            f"the response of {self.provider} is malformed ({excerpt(told, *self._secrets)});"
+            f" it begins: {excerpt(text, *self._secrets)}"
+        )
+
+    def _fault(self, response: Response) -> LLMError:
+        """Turn an unsuccessful response into the error that says whether to try again."""
+        told, codes = _told(response.body)
+        message = f"{self.provider} answered {response.status}: {excerpt(told, *self._secrets) or '(nothing)'}"
+        wait_s = retry_after_s(response.headers)
+        if codes & _OUT_OF_MONEY:
+            return LLMError(message, hint=f"the account behind {self.key_name} has no credit left")
+        fault: LLMError
+        if response.status == 429:  # noqa: PLR2004
+            fault = LLMRateLimitError(message, retry_after_s=wait_s)
+        elif response.status in _TRANSIENT or response.status >= 500:  # noqa: PLR2004
+            fault = LLMUnavailableError(message, retry_after_s=wait_s)
+        else:
+            return LLMError(message, hint=self._hint(response, told, codes))
+        if response.headers.get("x-should-retry") == "false":
+            fault.retryable = False
+        return fault
+
+    def _hint(self, response: Response, told: str, codes: set[str]) -> str | None:
+        status = response.status
+        if status in (401, 403):
+            return f"check {self.key_name}" if self.key_name else None
+        if 300 <= status < 400:  # noqa: PLR2004
+            return f"redirects are not followed; is {self.base_url} the right address?"
+        if status == 413 or any(sign in told.lower() or sign in codes for sign in _TOO_LONG):  # noqa: PLR2004
+            return "send less: max_input_tokens refuses such a prompt before it is paid for"
+        if status == 404:  # noqa: PLR2004
+            return f"the model or the address {self.base_url} is wrong; loomq doctor lists the provider's models"
+        return None
+
+
+def _told(body: bytes) -> tuple[str, set[str]]:
+    """Find the message and the codes in an error body of any wire; text that is none of them is its own message."""
+    text = body.decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text, set()
+    error = found.get("error", found) if isinstance(found, dict) else found
+    if not isinstance(error, dict):
+        return str(error), set()
+    codes = {str(error[key]) for key in ("type", "code") if error.get(key)}
+    message = error.get("message") or error.get("detail") or text
+    return str(message), codes
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read how long to wait: ``retry-after-ms``, or ``retry-after`` in seconds or as a date.
+
+    Args:
+        headers: By lower-case name.
+
+    Returns:
+        Seconds, at most an hour; ``None`` if the headers do not say.
+    """
+    found = _number(headers.get("retry-after-ms"), 0.001)
+    if found is None:
+        found = _number(headers.get("retry-after"), 1.0)
+    if found is None and (date := email.utils.parsedate_tz(headers.get("retry-after", ""))):
+        found = email.utils.mktime_tz(date) - time.time()
+    return None if found is None else min(max(found, 0.0), LONGEST_RETRY_AFTER_S)
+
+
+def _number(text: str | None, unit: float) -> float | None:
+    try:
+        found = float(text or "")
+    except ValueError:
+        return None
+    return found * unit if math.isfinite(found) else None

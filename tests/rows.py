@@ -1,0 +1,142 @@
+"""Rows for tests of the store: goals and stages as submit writes them, and threads that act at once."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from loomq.ids import uuid7
+from loomq.store import goals, stages
+from loomq.store.goals import NewGoal, NewStage
+from loomq.store.stages import Place, StageKey
+
+PLACE = Place(uuid7(), 4242, "message")
+
+
+def new_goal(**over: Any) -> NewGoal:
+    """A goal of one leaf, with anything said otherwise."""
+    plain = {
+        "id": uuid7(),
+        "pipeline": "demo",
+        "kind": "pipeline",
+        "instruction": "go",
+        "context": {"n": 1},
+        "priority": 1,
+        "leaves_left": 1,
+    }
+    return NewGoal(**{**plain, **over})
+
+
+def new_stage(name: str, **over: Any) -> NewStage:
+    """A stage that is ready, waits for nobody and leads nowhere, with anything said otherwise."""
+    plain = {
+        "worker": "echo",
+        "tier": "local",
+        "priority": 1,
+        "state": "ready",
+        "waits_for": 0,
+        "children": (),
+        "reads": (),
+        "timeout_s": 60.0,
+        "max_retries": 2,
+    }
+    return NewStage(name, **{**plain, **over})
+
+
+def submit(database, *new_stages: NewStage, key: str | None = None, **goal: Any):
+    """Write a goal with these stages and give its id."""
+    leaves = sum(not stage.children for stage in new_stages)
+    row = new_goal(**{"leaves_left": leaves, **goal})
+    goal_id, _ = goals.submit(database, row, new_stages, snapshot="h", body={}, known_snapshots=set(), key=key)
+    return goal_id
+
+
+def submit_dag(database, parents: dict[str, tuple[str, ...]], *, children: dict[str, tuple[str, ...]] | None = None):
+    """Write a goal of that DAG; ``children`` puts those of some stages into an order of its own."""
+    below = {name: tuple(child for child in parents if name in parents[child]) for name in parents}
+    below.update(children or {})
+    return submit(
+        database,
+        *(
+            new_stage(
+                name,
+                state="waiting" if above else "ready",
+                waits_for=len(above),
+                children=below[name],
+                reads=above,
+            )
+            for name, above in parents.items()
+        ),
+    )
+
+
+def claim(database, goal_id, name: str, *, place: Place = PLACE, lease_s: float = 15):
+    """Claim a stage that must be there to claim."""
+    found = stages.claim(database, StageKey(goal_id, name), uuid7(), place, lease_s)
+    assert found is not None, f"{name} is not there to claim"
+    return found
+
+
+def complete(database, claimed, output: str = "{}", **more: Any):
+    """Complete a claimed stage."""
+    return stages.complete(database, claimed.key, claimed.token, output=output, **more)
+
+
+def run(database, goal_id, *names: str):
+    """Claim and complete stages, one after the other; gives the last outcome."""
+    return [complete(database, claim(database, goal_id, name), f'{{"by": "{name}"}}') for name in names][-1]
+
+
+def row(database, goal_id, name: str):
+    """Read one stage's row."""
+    (found,) = [row for row in goals.stages_of(database, goal_id) if row.name == name]
+    return found
+
+
+def states_of(database, goal_id) -> dict[str, str]:
+    """Read the state of each stage."""
+    return {row.name: row.state for row in goals.stages_of(database, goal_id, outputs=False)}
+
+
+def alter(database, goal_id, name: str, assignments: str) -> None:
+    """Rewrite a stage's row, so that a test need not wait for the clock."""
+    database.call(
+        f"UPDATE stages SET {assignments} WHERE goal_id = %(goal)s AND name = %(name)s",
+        {"goal": goal_id, "name": name},
+    )
+
+
+def heard(listener, *, last: str) -> list[str]:
+    """Collect what is notified up to the payload that contains ``last``; all there was is in it once that came."""
+    found: list[str] = []
+
+    def is_last(payload: str) -> bool:
+        found.append(payload)
+        return last in payload
+
+    assert listener.wait(10, is_last), f"{last} was never heard, only {found}"
+    return found
+
+
+def at_once(*works) -> list[Any]:
+    """Run callables in threads that start together; gives their results in order, or raises the first error."""
+    barrier = threading.Barrier(len(works))
+    found: list[Any] = [None] * len(works)
+    errors: list[BaseException] = []
+
+    def run_one(at: int) -> None:
+        try:
+            barrier.wait(10)
+            found[at] = works[at]()
+        except BaseException as error:  # noqa: BLE001  (whatever it is belongs to the test's own thread)
+            errors.append(error)
+
+    threads = [threading.Thread(target=run_one, args=(at,)) for at in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+    if errors:
+        raise errors[0]
+    return found

@@ -1,0 +1,96 @@
+"""Which rule answers which call."""
+
+from __future__ import annotations
+
+import pytest
+
+from loomq.errors import ConfigError
+from loomq.llm.fake_server.rules import Rule, Rules, load_rules
+from loomq.llm.fake_server.wire import Call
+
+
+def call(text="a cat sat", wire="openai", model="m", max_tokens=None):
+    return Call(wire, model, "", text, text, max_tokens, None, False, {})
+
+
+def test_the_first_rule_that_fits_answers():
+    rules = Rules([{"contains": "dog", "text": "1"}, {"matches": "c.t", "text": "2"}, {"text": "3"}])
+    assert rules.find(call())[0].text == "2"
+    assert rules.find(call("a bird"))[0].text == "3"
+    assert rules.find(call("dog"))[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [({"wire": "openai"}, True), ({"wire": "ollama"}, False), ({"model": "m"}, True), ({"model": "n"}, False)],
+)
+def test_a_rule_may_look_at_wire_and_model(said, fits):
+    assert (Rules([{**said, "text": "x"}]).find(call()) is not None) == fits
+
+
+def test_a_rule_is_used_up_after_its_times():
+    rules = Rules([{"status": 500, "times": 2}, {"text": "ok"}])
+    assert [rules.find(call())[1] for _ in range(4)] == [0, 0, 1, 1]
+
+
+def test_a_rule_that_does_not_fit_is_not_used_up():
+    rules = Rules([{"contains": "dog", "text": "x", "times": 1}])
+    assert rules.find(call()) is None
+    assert rules.find(call("dog")) is not None
+
+
+def test_a_function_is_a_rule():
+    rules = Rules(
+        [
+            lambda call: "text" if "cat" in call.text else None,
+            lambda call: {"a": 1} if "dog" in call.text else None,
+            lambda call: Rule(status=503),
+        ]
+    )
+    assert rules.find(call())[0].text == "text"
+    assert rules.find(call("dog"))[0].answer_json == {"a": 1}
+    assert rules.find(call("x"))[0].status == 503
+
+
+def test_without_rules_the_prompt_comes_back():
+    rule, number = Rules().find(call("hello"))
+    assert (rule.answer(call("hello"), "m").text, number) == ('{"echo": "hello"}', None)
+
+
+def test_an_answer_longer_than_was_asked_for_is_cut():
+    found = Rule(text="x" * 100).answer(call(max_tokens=5), "m")
+    assert (found.text, found.completion_tokens, found.stop) == ("x" * 20, 5, "length")
+    assert Rule(text="x" * 100).answer(call(max_tokens=25), "m").stop == "end"
+
+
+def test_a_truncated_answer_is_half_of_it():
+    found = Rule(text="x" * 100, fault="truncated").answer(call(), "m")
+    assert (found.text, found.stop) == ("x" * 48, "length")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"text": "a", "json": {}},
+        {"text": "a", "status": 500},
+        {"retry_after": 1},
+        {"matches": "("},
+        {"status": 200},
+        {"fault": "explode"},
+        {"contain": "x"},
+    ],
+)
+def test_what_is_no_rule_is_refused(said):
+    with pytest.raises(ConfigError, match="no rule"):
+        Rules([said])
+
+
+def test_rules_are_read_from_a_file(tmp_path):
+    file = tmp_path / "rules.yaml"
+    file.write_text("models: [one]\nrules:\n  - {contains: cat, json: {label: animal}, times: 1}\n  - {fault: hang}\n")
+    found = load_rules(file)
+    assert found.models == ("one",)
+    assert found.rules[0].answer_json == {"label": "animal"}
+    file.write_text("rules:\n  - {contians: cat}\n")
+    with pytest.raises(ConfigError, match=r"rules.yaml:2:\d+.*did you mean"):
+        load_rules(file)
