@@ -95,8 +95,7 @@ class Node:
             )
 
     def stop(self) -> None:
-        """Ask it to end, and kill what has not ended after a while."""
-        self.process.terminate()
+        """Wait until it has ended as asked, and kill what has not ended after a while."""
         try:
             self.process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
@@ -137,6 +136,8 @@ def open_site() -> Iterator[Site]:
         nodes = _loomq_node(folder, given), _raw_node(folder, *raw_urls)
         for node in nodes:
             stack.callback(node.stop)
+        for node in nodes:
+            stack.callback(node.process.terminate)
         yield Site(folder, loom, is_private, nodes)
 
 

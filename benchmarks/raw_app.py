@@ -29,13 +29,13 @@ def disconnect() -> None:
     app.close()
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]
 def step(payload: dict[str, int]) -> dict[str, int]:
     """Add one."""
     return {"n": payload["n"] + 1}
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]
 def join(sides: list[dict[str, int]]) -> dict[str, int]:
     """Add up both sides."""
     return {"n": sum(side["n"] for side in sides)}

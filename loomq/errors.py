@@ -262,7 +262,7 @@ class PipelineStageError(LoomqError):
 
     def to_json(self) -> dict[str, Any]:
         """Describe the error, with its stage."""
-        return {**super().to_json(), "stage": self.stage, **self.detail}
+        return {**super().to_json(), "stage": self.stage, **getattr(self, "detail", {})}
 
 
 class PipelineTimeoutError(PipelineStageError):

@@ -155,6 +155,11 @@ def refuse_unprotected(name: str, url: str) -> None:
     Raises:
         ConfigError: The URL leaves this machine unprotected.
     """
+    first, several, rest = url.partition(";")  # kombu takes several brokers, one to fail over to another
+    if several:
+        refuse_unprotected(name, first)
+        refuse_unprotected(name, rest)
+        return
     try:
         parts = urlsplit(url)
         host, query = parts.hostname or "", parse_qs(parts.query)
@@ -163,7 +168,10 @@ def refuse_unprotected(name: str, url: str) -> None:
             f"{name} is not a URL", hint="write a / @ : # or [ in its password as %2F %40 %3A %23 %5B"
         ) from None
     host = query.get("host", [host])[0] or host
-    is_loopback = host in _LOOPBACK_HOSTS or host.startswith("/") or _LOOPBACK_ADDRESS.fullmatch(host)
+    places = [host, *query.get("hostaddr", [])]
+    is_loopback = all(
+        place in _LOOPBACK_HOSTS or place.startswith("/") or _LOOPBACK_ADDRESS.fullmatch(place) for place in places
+    )
     if is_loopback or "socket" in parts.scheme or "unix" in parts.scheme:
         return
     missing = []

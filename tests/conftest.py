@@ -133,6 +133,7 @@ class Project:
             "grace_seconds": 1,
             "data": folder / "data",
         }
+        self.env: dict[str, str] = {}
         for name in ("workers", "pipelines", "mine"):
             (folder / name).mkdir()
         (folder / "mine" / "__init__.py").touch()
@@ -170,7 +171,7 @@ class Project:
         given = {f"LOOMQ_{key.upper()}": str(value) for key, value in self.settings_given.items()}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("LOOMQ_")}
         kept.pop("PYTHONDONTWRITEBYTECODE", None)  # a process a test: compiling everything anew each time is slow
-        return {**kept, **given, "PYTHONUNBUFFERED": "1"}
+        return {**kept, **given, **self.env, "PYTHONUNBUFFERED": "1"}
 
     def loom(self, **more: Any) -> Loom:
         """Wire this test process to the project."""

@@ -87,9 +87,9 @@ def report(error: BaseException, *, as_json: bool, stream: TextIO | None = None)
         print(json.dumps({"schema_version": SCHEMA_VERSION, "error": found}, ensure_ascii=False), file=out)
         return exit_code(error)
     print(_headline(error, found, out), file=out)
-    details = found.get("cause") if isinstance(found.get("cause"), dict) else {}
+    details = found["cause"] if isinstance(found.get("cause"), dict) else found  # a failed goal's cause is an error
     for label in ("where", "cause"):
-        if detail := (details or {}).get(label):
+        if detail := details.get(label):
             print(f"  {label}: {printable(str(detail))}", file=out)
     if found.get("hint"):
         print(_indented(printable(found["hint"])), file=out)

@@ -130,17 +130,18 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-def parse_inputs(pairs: Sequence[str], context: str | None = None) -> dict[str, Any]:
+def parse_inputs(pairs: Sequence[str], context: str | None = None, *, option: str = "--context") -> dict[str, Any]:
     """Put the input together.
 
     Args:
         pairs: ``key=value`` texts; later ones win.
         context: A JSON object, or ``@file`` with one.
+        option: What gave ``context``, for error texts.
 
     Raises:
         click.UsageError: A text is malformed, or a file cannot be read.
     """
-    found = _whole(context) if context is not None else {}
+    found = _whole(context, option) if context is not None else {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
@@ -158,14 +159,14 @@ def parse_value(text: str) -> Any:
         return content
 
 
-def _whole(text: str) -> dict[str, Any]:
+def _whole(text: str, option: str) -> dict[str, Any]:
     content = _read(text[1:]) if text.startswith("@") else text
     try:
         found = _strict_json(content)
     except ValueError as error:
-        raise click.UsageError(f"--context is not JSON: {error}") from None
+        raise click.UsageError(f"{option} is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise click.UsageError("--context takes a JSON object")
+        raise click.UsageError(f"{option} takes a JSON object")
     return found
 
 

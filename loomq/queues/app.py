@@ -16,6 +16,7 @@ from loomq.queues.task import StageTask
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from loomq.errors import LoomqError
     from loomq.queues.routing import Router
     from loomq.settings import Settings
     from loomq.store.engine import Database
@@ -35,8 +36,8 @@ class Runner(Protocol):
     ) -> tuple[StageMessage | None, dict[str, Any]]:
         """Write a raw call down as a goal; gives the message to send now, if any, and its sending options."""
 
-    def not_sent(self, message: StageMessage) -> None:
-        """Hear that a raw call's message did not reach the broker."""
+    def not_sent(self, message: StageMessage, error: LoomqError) -> None:
+        """Hear that a message did not reach the broker."""
 
     def put_back(self, task_id: str) -> None:
         """Hear that a stage's message came to a node that does not know its task."""
@@ -92,6 +93,10 @@ class LoomCelery(Celery):  # type: ignore[misc]
     def _connection(self, *args: Any, **kwargs: Any) -> Any:
         self._ensure_broker()
         return super()._connection(*args, **kwargs)
+
+    def producer_or_acquire(self, producer: Any = None) -> Any:
+        """Lend the broker's own producer within its ``run``; Celery's chords would open a connection of their own."""
+        return super().producer_or_acquire(producer or self.broker.lent)
 
     def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """Connect for publishing, with short timeouts and no patience: the database remembers what is not sent."""

@@ -42,6 +42,7 @@ class Broker:
         self._is_redis = is_redis
         self._shown_url = shown_url
         self._lock = threading.RLock()
+        self._in_hand = threading.local()
         self._connection: Connection | None = None
         self._producer: Producer | None = None
         self._pid = 0
@@ -66,18 +67,30 @@ class Broker:
             try:
                 was_open = self._producer is not None and self._pid == os.getpid()
                 try:
-                    return work(self._open())
+                    return self._lend(work)
                 except _failures():
                     if not was_open:
                         raise
                     self._drop()
-                    return work(self._open())
+                    return self._lend(work)
             except _failures() as error:
                 self._drop()
                 self._closed_until = time.monotonic() + _CLOSED_FOR_S
                 raise self._unavailable(error) from error
         finally:
             self._lock.release()
+
+    def _lend(self, work: Callable[[Producer], T]) -> T:
+        before, self._in_hand.producer = self.lent, self._open()
+        try:
+            return work(self._in_hand.producer)
+        finally:
+            self._in_hand.producer = before
+
+    @property
+    def lent(self) -> Producer | None:
+        """The producer, while this thread is within ``run``: what Celery's canvas sends should go through it."""
+        return getattr(self._in_hand, "producer", None)
 
     def _open(self) -> Producer:
         if self._producer is None or self._pid != os.getpid():

@@ -8,7 +8,7 @@ from celery import Task
 from celery.result import AsyncResult
 
 from loomq.errors import BrokerUnavailableError
-from loomq.queues.names import HEADER
+from loomq.queues.names import HEADER, StageMessage
 
 
 class StageTask(Task):  # type: ignore[misc]
@@ -31,29 +31,33 @@ class StageTask(Task):  # type: ignore[misc]
         args: Any = None,
         kwargs: Any = None,
         task_id: str | None = None,
-        producer: Any = None,
+        producer: Any = None,  # noqa: ARG002
         **options: Any,
     ) -> Any:
         """Send a stage's message, or make a goal of a raw call and send that.
 
-        Raises:
-            BrokerUnavailableError: A stage's message could not be sent. A raw call is kept instead, and sent later.
+        What cannot be sent now is kept in the database and sent later. ``producer`` is not used: Celery's chains drop
+        it, and the broker's own connection is the one that knows when to give up.
         """
         headers = options.get("headers") or {}
         if HEADER in headers:
-            options["priority"] = self.app.broker_priority(headers[HEADER]["priority"])
-            options["retry"] = False
-            return super().apply_async(tuple(args or ()), kwargs or {}, task_id=task_id, producer=producer, **options)
-        payload = payload_of(args or (), kwargs or {})
-        message, sending = self.app.runner.submit_call(self, payload, {**options, "task_id": task_id})
+            message = StageMessage.parse(args)
+            sending = {**options, "task_id": task_id}
+        else:
+            payload = payload_of(args or (), kwargs or {})
+            message, sending = self.app.runner.submit_call(self, payload, {**options, "task_id": task_id})
         if message is not None:
-            try:
-                self.app.broker.run(
-                    lambda lent: super(StageTask, self).apply_async(message.args, {}, producer=lent, **sending)
-                )
-            except BrokerUnavailableError:
-                self.app.runner.not_sent(message)
-        return AsyncResult(sending["task_id"], app=self.app, parent=None)
+            self._send(message, sending)
+        return AsyncResult(sending["task_id"], app=self.app)
+
+    def _send(self, message: StageMessage, sending: dict[str, Any]) -> None:
+        sending["priority"] = self.app.broker_priority(sending["headers"][HEADER]["priority"])
+        sending["retry"] = False
+        send = super().apply_async
+        try:
+            self.app.broker.run(lambda producer: send(message.args, {}, producer=producer, **sending))
+        except BrokerUnavailableError as error:
+            self.app.runner.not_sent(message, error)
 
 
 def payload_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from celery.exceptions import Ignore, Retry
 
 from loomq.errors import (
     DatabaseUnavailableError,
-    EnvironmentNotReadyError,
     InlineValueError,
     PipelineValidationError,
+    UnknownNameError,
 )
 from loomq.ids import uuid7
 from loomq.inline import inline_json
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
+    from loomq.errors import LoomqError
     from loomq.queues.app import LoomCelery
     from loomq.runs.call import Calls
     from loomq.runs.plan import Plan, PlanCache, StagePlan
@@ -81,17 +82,13 @@ class Executor:
 
     def put_back(self, task_id: str) -> None:
         """Make a stage ready again whose message came to a node that does not know its task (a rolling deploy)."""
-        logger.warning("task %s is for a worker that this node does not know: it is put back", task_id)
-        message = StageMessage.of_id(task_id) if StageMessage.is_id(task_id) else None
-        if message is not None:
-            try:
-                self.not_sent(message)
-            except EnvironmentNotReadyError as error:
-                logger.warning("%s; the sweeper will find it", error.message)
+        if StageMessage.is_id(task_id):
+            unknown = UnknownNameError(f"task {task_id} is for a worker that this node does not know")
+            self.not_sent(StageMessage.of_id(task_id), unknown)
 
-    def not_sent(self, message: StageMessage) -> None:
-        """Hear that a raw call's message did not reach the broker."""
-        stages.unpublish(self._database, [StageKey(message.goal_id, message.name, message.item)])
+    def not_sent(self, message: StageMessage, error: LoomqError) -> None:
+        """Make a stage ready again whose message did not reach the broker."""
+        self._publisher.not_sent([StageKey(message.goal_id, message.name, message.item)], error)
 
     def execute(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one message.
@@ -227,7 +224,7 @@ def carried_by(request: Any) -> tuple[str, ...]:
 
 
 def backoff_s(stage: StagePlan, attempt: int) -> float:
-    """Give the pause before the next attempt: exponential from ``initial`` to ``max``, with full jitter if asked."""
+    """Give the pause before the next attempt: exponential from ``initial`` to ``max``; jitter takes off up to half."""
     backoff = stage.worker.retry_backoff
     longest = min(backoff.initial * 2 ** min(attempt - 1, 64), backoff.max)
     return random.uniform(longest / 2, longest) if backoff.jitter else longest  # noqa: S311

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from typing import Any
 
@@ -28,27 +29,31 @@ def as_stage_error(error: Exception, stage: str, worker: str, timeout_s: float) 
             stage=stage,
             hint="give it more with timeout_seconds, or less to do",
         )
+    hint = getattr(error, "hint", None)
     if isinstance(error, PipelineStageError):
-        found = type(error)(
-            storable_text(error.message), stage=error.stage or stage, hint=_hint(error), retryable=error.retryable
-        )
-        found.detail = error.detail
+        found = copy.copy(error)  # not the same object: it is raised with the original as its cause
+        found.message, found.stage = _text(error), getattr(error, "stage", "") or stage
+        found.hint = storable_text(hint) if hint else None
+        found.args = (found.message,)
         return found
     retryable = bool(getattr(error, "retryable", isinstance(error, ConnectionError | TimeoutError)))
-    message = error.message if isinstance(error, LoomqError) else f"{type(error).__name__}: {error}"
-    hint = _hint(error) if isinstance(error, LoomqError) else None
+    message = _text(error) if isinstance(error, LoomqError) else f"{type(error).__name__}: {_text(error)}"
     fault = PipelineWorkerError(
         storable_text(f"worker {worker} failed in stage {stage}: {message}"),
         stage=stage,
-        hint=hint,
+        hint=storable_text(hint) if isinstance(hint, str) else None,
         retryable=retryable,
     )
     fault.detail = _where(error)
     return fault
 
 
-def _hint(error: LoomqError) -> str | None:
-    return storable_text(error.hint) if error.hint else None
+def _text(error: BaseException) -> str:
+    """Say what an exception says; a user's own may have no message, or fail to print itself."""
+    try:
+        return storable_text(str(getattr(error, "message", None) or error))
+    except Exception:  # noqa: BLE001
+        return f"{type(error).__name__}, which cannot be printed"
 
 
 def _where(error: BaseException) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def _where(error: BaseException) -> dict[str, Any]:
         root = root.__cause__
         seen.add(id(root))
     frames = traceback.extract_tb(root.__traceback__)
-    found: dict[str, Any] = {"cause": storable_text(f"{type(root).__name__}: {root}")}
+    found: dict[str, Any] = {"cause": storable_text(f"{type(root).__name__}: {_text(root)}")}
     if frames:
         found["where"] = f"{frames[-1].filename}:{frames[-1].lineno}"
     return found

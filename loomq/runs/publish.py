@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
 
+    from loomq.errors import LoomqError
     from loomq.queues.app import LoomCelery
     from loomq.runs.plan import Plan
     from loomq.settings import Settings
@@ -90,9 +91,11 @@ class Publisher:
         if free < at_least:
             return 0
         due = stages.take_ready(self._database, worker, tier, free)
-        return sum(self.send_due(worker, tier, stage) for stage in due)
+        for stage in due:
+            self.send_due(worker, tier, stage)
+        return len(due)
 
-    def send_due(self, worker: str, tier: str, due: Due) -> bool:
+    def send_due(self, worker: str, tier: str, due: Due) -> None:
         """Send one stage as a message of its own, with what Celery attached to it if it was a raw call."""
         key = due.key
         if due.task_id is None:
@@ -105,7 +108,7 @@ class Publisher:
                 **self.call_options(worker, tier, due.priority, due.task_id, canvas.get("headers")),
             }
             signature = self._app.signature(task_name(worker), args=message.args, immutable=True, options=options)
-        return self._send([key], lambda producer: signature.apply_async(producer=producer, retry=False))
+        self._send([key], lambda producer: signature.apply_async(producer=producer, retry=False))
 
     def call_options(
         self, worker: str, tier: str, priority: int, task_id: str, headers: dict[str, Any] | None = None
@@ -119,17 +122,19 @@ class Publisher:
             "retry": False,
         }
 
-    def _send(self, keys: list[StageKey], work: Any) -> bool:
+    def not_sent(self, keys: list[StageKey], error: LoomqError) -> None:
+        """Make stages ready again that did not reach the broker; what cannot even be said, the sweeper finds."""
+        logger.warning("%s; %d stages wait in the database", error.message, len(keys))
+        try:
+            stages.unpublish(self._database, keys)
+        except EnvironmentNotReadyError:
+            logger.warning("and the database is out of reach: the sweeper will find them")
+
+    def _send(self, keys: list[StageKey], work: Any) -> None:
         try:
             self._app.broker.run(work)
         except BrokerUnavailableError as error:
-            logger.warning("%s; %d stages wait in the database", error.message, len(keys))
-            try:
-                stages.unpublish(self._database, keys)
-            except EnvironmentNotReadyError:
-                logger.warning("and the database is out of reach: the sweeper will find them")
-            return False
-        return True
+            self.not_sent(keys, error)
 
     def _canvas(self, goal_id: UUID, plan: Plan, segment: Segment, priority: int) -> Any:
         def signature(name: str) -> Any:

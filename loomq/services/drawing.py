@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,7 @@ def _rows(
     for edge in edges:
         first, last = boxes[edge[0]].level, boxes[edge[1]].level
         way: list[str | tuple[str, str]] = [edge[0], *[edge] * (last - first - 1), edge[1]]
-        for level, (upper, lower) in enumerate(zip(way, way[1:], strict=False), first):
+        for level, (upper, lower) in enumerate(pairwise(way), first):
             links.setdefault((level, upper), []).append(lower)  # looking down
             links.setdefault((-level - 1, lower), []).append(upper)  # looking up, from level + 1
             if isinstance(lower, tuple):

@@ -27,8 +27,8 @@ def svg(drawing: Drawing) -> str:
     height = _HEAD + len(drawing.rows) * (_HEIGHT + _GAP_Y) - _GAP_Y + 2 * _MARGIN
     title = escape(drawing.title)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
-        f' height="{height:.0f}" font-family="ui-monospace, monospace" font-size="12" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img"',
+        f' width="{width:.0f}" height="{height:.0f}" font-family="ui-monospace, monospace" font-size="12">',
         f"<title>pipeline {title}</title>",
         '<rect width="100%" height="100%" fill="#ffffff"/>',
         f'<text x="{_MARGIN:.0f}" y="{_MARGIN + 12:.0f}" font-size="15" font-weight="bold">{title}</text>',

@@ -83,6 +83,8 @@ class Database:
     @property
     def engine(self) -> Engine:
         """This process's engine."""
+        if self._pid not in {0, os.getpid()}:
+            self._lock = threading.RLock()  # another thread of the parent may have held it at the fork
         with self._lock:
             if self._pid != os.getpid():
                 if self._engine is not None:

@@ -84,7 +84,7 @@ stages = Table(
     Column("children", ARRAY(Text), nullable=False),
     Column("reads", ARRAY(Text), nullable=False),
     Column("timeout_s", Double, nullable=False),
-    Column("max_retries", SmallInteger, nullable=False),
+    Column("max_retries", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("deliveries", Integer, nullable=False),
     Column("token", Uuid),

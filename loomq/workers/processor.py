@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from loomq.workers.loop import EventLoop
     from loomq.workers.spec import WorkerSpec
+
+
+logger = logging.getLogger(__name__)
 
 
 class Processors:
@@ -52,8 +56,13 @@ class Processors:
                 found = backend.process_sync(payload, spec.backend_config)
             else:
                 found = self._loop.run(backend.process(payload, spec.backend_config), timeout_s)
-        finally:
-            self._reset(spec, backend)
+        except BaseException:
+            try:
+                self._reset(spec, backend)
+            except BackendError:
+                logger.exception("after a failure, which is the one that counts")
+            raise
+        self._reset(spec, backend)
         if not isinstance(found, dict) or not isinstance(found.get("output"), dict):
             raise PipelineWorkerError(
                 f"{spec.processing_backend} gave {type(found).__name__}, not {{'output': {{...}}, 'model_used': ...}}"

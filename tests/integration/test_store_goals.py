@@ -128,7 +128,7 @@ def test_a_snapshot_that_this_process_knows_and_the_database_does_not_is_stored_
     [
         {"state": "dreaming"},
         {"worker": None},
-        {"max_retries": 10**9},
+        {"timeout_s": 0},
         {"not_before": "when pigs fly"},
         {"name": "fine"},
     ],

@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
@@ -32,7 +33,7 @@ HOST = "127.0.0.1"
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 _WIRES: dict[str, FakeWire] = {wire.name: wire for wire in (AnthropicWire(), OpenAIWire(), OllamaWire())}
 _ANSWERS = {"/v1/messages": "anthropic", "/v1/chat/completions": "openai", "/api/chat": "ollama"}
-_LISTS = {"/v1/models": ("openai", "anthropic"), "/api/tags": ("ollama",)}
+_LISTS = {"/v1/models", "/api/tags"}
 _LOOK_EVERY_S = 0.05
 
 
@@ -159,9 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing; the journal knows."""
 
     def _serve(self) -> None:
+        """Find the answer, write the journal, and only then let the client see it."""
         started = time.monotonic()
         at = datetime.now(UTC).isoformat()
-        self._status: int | None = None
         self._rule: int | None = None
         self._fault: str | None = None
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -170,14 +171,19 @@ class _Handler(BaseHTTPRequestHandler):
         raw = b""
         try:
             raw = self._read(wire, headers)
-            self._answer(wire, parts.path, dict(parse_qsl(parts.query)), headers, raw)
+            reply = self._answer(wire, parts.path, dict(parse_qsl(parts.query)), headers, raw)
         except RefusedError as refusal:
-            self._refuse(wire, refusal)
+            reply = _refusal(wire, refusal)
         shown, text = without_keys(headers, raw.decode("utf-8", "replace"))
         seconds = round(time.monotonic() - started, 4)
-        body = _json(text) if text else None
-        outcome = (self._status, self._rule, self._fault)
-        self.server.fake.journal.add(Entry(at, wire.name, self.command, self.path, shown, body, *outcome, seconds))
+        body, status = _json(text) if text else None, reply.status if reply else None
+        self.server.fake.journal.add(
+            Entry(at, wire.name, self.command, self.path, shown, body, status, self._rule, self._fault, seconds)
+        )
+        if reply is None:
+            self._hang()
+        else:
+            self._send(reply)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _serve  # noqa: N815  (the names are the library's)
 
@@ -193,45 +199,42 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(
         self, wire: FakeWire, path: str, query: Mapping[str, str], headers: Mapping[str, str], raw: bytes
-    ) -> None:
+    ) -> _Reply | None:
+        """Give the reply, or ``None`` for none at all."""
         fake = self.server.fake
         base, _, name = path.partition("/v1/models/")
-        known = _LISTS.get(path) or (_LISTS["/v1/models"] if not base and name else None)
-        method = "GET" if known else "POST"
-        if known is None and path not in _ANSWERS:
+        is_list = path in _LISTS or (not base and bool(name))
+        if not is_list and path not in _ANSWERS:
             raise _no_such_path(wire, self.command, path)
-        if self.command != method:
+        if self.command != ("GET" if is_list else "POST"):
             raise _no_such_method(wire, self.command, path)
-        if known:
+        if is_list:
             wire.admit(headers, fake.offer)
-            self._send(200, encoded(wire.models(fake.offer, query, unquote(name) or None)), wire)
-            return
+            return _Reply(200, encoded(wire.models(fake.offer, query, unquote(name) or None)), wire)
         call = wire.read(headers, _json(raw.decode("utf-8", "replace")), fake.offer)
         found = fake.rules.find(call)
         if found is None:
             raise wire.error(400, "loomq's fake server has no rule for this request")
         rule, self._rule = found
         self._fault = rule.fault
-        self._follow(wire, rule, call)
+        return self._follow(wire, rule, call)
 
-    def _follow(self, wire: FakeWire, rule: Rule, call: Call) -> None:
+    def _follow(self, wire: FakeWire, rule: Rule, call: Call) -> _Reply | None:
         """Do what a rule says."""
         fake = self.server.fake
         if rule.delay_seconds:
             fake.stopping.wait(rule.delay_seconds)
         if rule.fault == "hang":
-            self._hang()
-            return
+            return None
         if rule.status is not None:
             refusal = wire.error(rule.status, rule.message or "scripted by a rule of loomq's fake server", rule.code)
-            self._refuse(wire, refusal, rule.retry_after)
-            return
+            return _refusal(wire, refusal, rule.retry_after)
         label = fake.offer.labels.get(call.model, call.model)
         body = wire.render(call, rule.answer(call, label))
         if rule.fault == "malformed":
             body = body[: len(body) // 2]
         kind = "application/x-ndjson" if call.stream else "application/json"
-        self._send(200, body, wire, kind=kind, cut=rule.fault == "cut")
+        return _Reply(200, body, wire, kind, cut=rule.fault == "cut")
 
     def _hang(self) -> None:
         """Hold the connection until the client or the server gives up."""
@@ -241,35 +244,50 @@ class _Handler(BaseHTTPRequestHandler):
             if readable and not self.connection.recv(1, socket.MSG_PEEK):
                 return
 
-    def _refuse(self, wire: FakeWire, refusal: RefusedError, retry_after: float | None = None) -> None:
-        more = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
-        if isinstance(refusal.body, str):
-            self._send(refusal.status, refusal.body.encode(), wire, kind="text/plain", more=more)
-        else:
-            self._send(refusal.status, encoded(refusal.body), wire, more=more)
-
-    def _send(
-        self,
-        status: int,
-        body: bytes,
-        wire: FakeWire,
-        *,
-        kind: str = "application/json",
-        more: Mapping[str, str] | None = None,
-        cut: bool = False,
-    ) -> None:
-        self._status = status
-        self.send_response(status)
-        given = {wire.id_header: new_id("req_")} if wire.id_header else {}
-        for name, value in {"content-type": kind, "content-length": str(len(body)), **given, **(more or {})}.items():
+    def _send(self, reply: _Reply) -> None:
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
             self.send_header(name, value)
-        if cut:
+        body = reply.body
+        if reply.cut:
             self.close_connection = True
             body = body[: len(body) // 2]
         self.end_headers()
         with contextlib.suppress(OSError):  # who asked may be gone
             self.wfile.write(body)
             self.wfile.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A response, before it is sent.
+
+    Args:
+        cut: Send half of the body and end the connection.
+    """
+
+    status: int
+    body: bytes
+    wire: FakeWire
+    kind: str = "application/json"
+    retry_after: float | None = None
+    cut: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that go with it."""
+        found = {"content-type": self.kind, "content-length": str(len(self.body))}
+        if self.wire.id_header:
+            found[self.wire.id_header] = new_id("req_")
+        if self.retry_after is not None:
+            found["retry-after"] = f"{self.retry_after:g}"
+        return found
+
+
+def _refusal(wire: FakeWire, refusal: RefusedError, retry_after: float | None = None) -> _Reply:
+    if isinstance(refusal.body, str):
+        return _Reply(refusal.status, refusal.body.encode(), wire, "text/plain", retry_after)
+    return _Reply(refusal.status, encoded(refusal.body), wire, retry_after=retry_after)
 
 
 def extractive_server(*, port: int = 0, journal_file: Path | None = None) -> FakeServer:

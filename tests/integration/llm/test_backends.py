@@ -186,9 +186,9 @@ STATUSES = [
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(("status", "kind", "retryable"), STATUSES)
 def test_an_error_says_what_the_provider_said_and_whether_to_try_again(wire, status, kind, retryable):
-    with fake_llm([{"status": status, "message": "the provider's words"}]) as server:
-        with pytest.raises(LLMError) as caught:
-            complete(server, wire)
+    rule = {"status": status, "message": "the provider's words"}
+    with fake_llm([rule]) as server, pytest.raises(LLMError) as caught:
+        complete(server, wire)
     assert (type(caught.value), caught.value.retryable) == (kind, retryable)
     assert f"answered {status}: the provider's words" in caught.value.message
 
@@ -227,9 +227,9 @@ def test_the_way_out_is_hinted_at(wire, rule, hint):
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_malformed_response_is_quoted(wire):
-    with fake_llm([{"text": "hello", "fault": "malformed"}]) as server:
-        with pytest.raises(LLMAnswerError, match="malformed .*it begins: {") as caught:
-            complete(server, wire)
+    rule = {"text": "hello", "fault": "malformed"}
+    with fake_llm([rule]) as server, pytest.raises(LLMAnswerError, match=r"malformed .*it begins: \{") as caught:
+        complete(server, wire)
     assert caught.value.retryable
 
 

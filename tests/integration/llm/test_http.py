@@ -145,12 +145,12 @@ def test_cookies_are_not_kept():
 
 
 def test_a_proxy_of_the_environment_is_not_used(monkeypatch):
-    with raw_server(sending("200 OK\r\ncontent-length: 2", b"{}")) as (url, _):
-        with raw_server(sending("500 no\r\ncontent-length: 0")) as (proxy, reached):
-            for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-                monkeypatch.setenv(name, proxy)
-            assert call(url) == Anything()
-            assert not reached
+    fine, broken = sending("200 OK\r\ncontent-length: 2", b"{}"), sending("500 no\r\ncontent-length: 0")
+    with raw_server(fine) as (url, _), raw_server(broken) as (proxy, reached):
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy)
+        assert call(url) == Anything()
+        assert not reached
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_what_is_no_http_is_out_of_reach(answer):
 
 def test_an_error_page_is_quoted_and_not_parsed():
     page = b"<html>Bad Gateway</html>"
-    with raw_server(sending(f"502 Bad Gateway\r\ncontent-length: {len(page)}", page)) as (url, _):
-        with pytest.raises(LLMUnavailableError, match="502: <html>Bad Gateway"):
-            call(url)
+    answer = sending(f"502 Bad Gateway\r\ncontent-length: {len(page)}", page)
+    with raw_server(answer) as (url, _), pytest.raises(LLMUnavailableError, match="502: <html>Bad Gateway"):
+        call(url)
 
 
 def test_a_server_may_forbid_another_try():

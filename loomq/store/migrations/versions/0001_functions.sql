@@ -41,7 +41,7 @@ BEGIN
            CASE WHEN s.state = 'published' THEN clock_timestamp() END
     FROM jsonb_to_recordset(p_stages) AS s (
         name text, worker text, tier text, priority smallint, state text, waits_for integer, children text[],
-        reads text[], timeout_s double precision, max_retries smallint, not_before timestamptz);
+        reads text[], timeout_s double precision, max_retries integer, not_before timestamptz);
     RETURN QUERY SELECT 'created', v_id;
 END $$;
 
@@ -50,7 +50,7 @@ END $$;
 CREATE FUNCTION loomq_claim(p_goal uuid, p_name text, p_item integer, p_token uuid, p_node uuid, p_pid integer,
                             p_message text, p_lease_s double precision)
 RETURNS TABLE (snapshot text, instruction text, context jsonb, canvas jsonb, task_id text, priority smallint,
-               attempt integer, deliveries integer, timeout_s double precision, max_retries smallint, inputs jsonb,
+               attempt integer, deliveries integer, timeout_s double precision, max_retries integer, inputs jsonb,
                tier text)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -324,7 +324,7 @@ BEGIN
         SELECT s.goal_id, s.name, s.item, s.priority, s.ready_at FROM stages s
         WHERE s.state = 'ready' AND s.worker = p_worker AND s.tier = p_tier
           AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
-        ORDER BY s.priority DESC, s.ready_at LIMIT p_limit * 8
+        ORDER BY s.priority DESC, s.ready_at LIMIT greatest(p_limit * 8, 2000)
     ), fair AS (
         SELECT o.*, row_number() OVER (PARTITION BY o.goal_id, o.priority ORDER BY o.ready_at) AS turn FROM oldest o
     ), picked AS (

@@ -51,7 +51,7 @@ CREATE TABLE stages (
     children            text[] NOT NULL,
     reads               text[] NOT NULL,
     timeout_s           double precision NOT NULL CHECK (timeout_s > 0 AND timeout_s <= 1e7),
-    max_retries         smallint NOT NULL,
+    max_retries         integer NOT NULL,
     attempt             integer NOT NULL,
     deliveries          integer NOT NULL,
     token               uuid,

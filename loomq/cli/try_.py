@@ -1,0 +1,99 @@
+"""``loomq try WORKER``: one worker on one input, and everything that one wants to see while writing it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from loomq.cli.completion import names
+from loomq.cli.options import Invocation, json_option, pass_invocation
+from loomq.cli.request import TIERS, parse_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loomq.services.trial import Trial
+
+
+@click.command("try")
+@click.argument("worker", shell_complete=names("workers"))
+@click.option("inputs", "--input", "-i", multiple=True, metavar="KEY=VALUE", help="One field of the input, as for run.")
+@click.option("--payload", metavar="JSON|@FILE", help="The whole input as a JSON object; -i wins over it.")
+@click.option("--tier", type=click.Choice(TIERS), help="Another tier than the worker's own.")
+@json_option
+@pass_invocation
+def command(
+    invocation: Invocation, worker: str, inputs: Sequence[str], payload: str | None, tier: str | None, as_json: bool
+) -> None:
+    """Run one WORKER on one input, without queue and database, and show what happened.
+
+    It runs what a message of its queue would run: input contract, file refs, the work, output contract. For a
+    language model worker the prompt as it was sent and the raw answer are shown. Nothing is kept or retried.
+    """
+    from loomq.cli.output import emit
+    from loomq.services import targets, trial
+
+    given = parse_inputs(inputs, payload, option="--payload")
+    loom = invocation.loom(broker=False, database=False)
+    targets.kind_of(loom, worker, worker=True)
+    found = trial.attempt(loom, worker, given, tier=tier, prints=sys.stderr)
+    if as_json:
+        emit(found.to_json())
+    else:
+        _print(found)
+    _raise(found)
+
+
+def _raise(found: Trial) -> None:
+    """End with 2 if the input was wrong, with 1 if the worker failed.
+
+    Raises:
+        PipelineStageError: Either of them.
+    """
+    from loomq.errors import PipelineValidationError, PipelineWorkerError
+    from loomq.services.trial import is_callers_fault
+
+    if found.fault is None:
+        return
+    fault = found.fault
+    if is_callers_fault(found):
+        fault.hint = fault.hint or f"what it takes stands in the input_schema of workers/{found.worker}.yaml"
+    elif isinstance(fault, PipelineValidationError):
+        hint = fault.hint or f"correct the worker, or its output_schema in workers/{found.worker}.yaml"
+        fault = PipelineWorkerError(fault.message, stage=found.worker, hint=hint)
+    raise fault
+
+
+def _print(found: Trial) -> None:
+    from loomq.cli.output import duration
+    from loomq.cli.terminal import printable
+    from loomq.services.trial import verdict
+
+    print(f"worker    {found.worker} ({found.kind}, tier {found.tier})")
+    _section("input", f"contract {verdict(found.input_errors)}", _pretty(found.payload))
+    if found.prompt:
+        told = f"at most {found.prompt.max_output_tokens} tokens"
+        texts = [("system", found.prompt.system), *((one.role, one.content) for one in found.prompt.messages)]
+        _section("prompt", told, "\n".join(f"[{role}]\n{printable(text)}" for role, text in texts))
+    if found.reply:
+        reply = found.reply
+        told = f"{reply.model}, {reply.stop_reason}, {reply.prompt_tokens} + {reply.completion_tokens} tokens"
+        _section("answer", told, printable(reply.content))
+    if found.output is not None:
+        _section("output", f"contract {verdict(found.output_errors)}", _pretty(found.output))
+    print(f"took      {duration(found.took_ms)}")
+
+
+def _section(name: str, told: str, text: str) -> None:
+    print(f"{name:<9} {told}")
+    for line in text.splitlines():
+        print(f"    {line}")
+
+
+def _pretty(value: object) -> str:
+    from loomq.cli.terminal import printable
+
+    return printable(json.dumps(value, ensure_ascii=False, indent=2))

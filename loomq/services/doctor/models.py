@@ -1,0 +1,108 @@
+"""The doctor's look at language models: who serves each tier, and what the providers offer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from loomq.errors import ConfigError, LLMError
+from loomq.llm.http import HttpPool
+from loomq.llm.tiers import Tiers
+from loomq.messages import ModelTier
+from loomq.problems import listed, suggest
+from loomq.services.doctor.check import Check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loomq.catalog import Catalog
+    from loomq.settings import Settings
+
+_LIMIT_S = 1.0
+_SHOWN = 5
+
+Offer = list[str] | str  # the models, or why they cannot be told
+
+
+def models(settings: Settings, catalog: Catalog) -> Iterator[Check]:
+    """Look at each tier and ask each provider, all at once."""
+    pool = HttpPool()
+    tiers = Tiers(pool, insecure=settings.insecure)
+    used = _tiers_in_use(catalog)
+    if not used and not tiers.configured:
+        yield Check("models", "ok", "none is configured, and no worker needs one")
+        return
+    providers = {tier: _provider(tiers, tier) for tier in ModelTier}
+    asked = sorted({*tiers.configured, *(name for tier in used if (name := providers[tier]))})
+    offers = asyncio.run(_ask(pool, tiers, asked))
+    for name in asked:
+        yield _offer(name, offers[name], is_needed=any(providers[tier] == name for tier in used))
+    for tier in ModelTier:
+        yield from _tier(tiers, tier, offers, is_used=tier in used)
+
+
+def _tiers_in_use(catalog: Catalog) -> set[ModelTier]:
+    """Name the tiers that language model workers run on, whoever asks."""
+    llm = {name: worker for name, worker in catalog.workers.items() if worker.worker_kind == "llm"}
+    found = {catalog.rules.tier_overrides.get(name, worker.tier) for name, worker in llm.items()}
+    for pipeline in catalog.pipelines.values():
+        for stage in pipeline.pipeline_stages:
+            if stage.worker_type in llm and stage.tier and stage.worker_type not in catalog.rules.tier_overrides:
+                found.add(stage.tier)
+    return found
+
+
+def _provider(tiers: Tiers, tier: str) -> str | None:
+    try:
+        return tiers.provider(tier)
+    except ConfigError:
+        return None
+
+
+async def _ask(pool: HttpPool, tiers: Tiers, providers: list[str]) -> dict[str, Offer]:
+    async def one(provider: str) -> Offer:
+        try:
+            return await tiers.connect(provider).list_models(_LIMIT_S)
+        except (ConfigError, LLMError) as error:
+            return error.message
+
+    try:
+        return dict(zip(providers, await asyncio.gather(*map(one, providers)), strict=True))
+    finally:
+        await pool.aclose()
+
+
+def _offer(provider: str, offer: Offer, *, is_needed: bool) -> Check:
+    name = f"{provider} models"
+    if isinstance(offer, str):
+        fix = f"start it, or correct {'OLLAMA_URL' if provider == 'ollama' else f'{provider.upper()}_API_KEY'}"
+        return Check(name, "fail" if is_needed else "warn", offer, fix)
+    if not offer:
+        fix = "ollama pull MODEL" if provider == "ollama" else f"check what {provider.upper()}_API_KEY may use"
+        return Check(name, "warn", "it offers none", fix)
+    return Check(name, "ok", listed(offer, most=_SHOWN))
+
+
+def _tier(tiers: Tiers, tier: ModelTier, offers: dict[str, Offer], *, is_used: bool) -> Iterator[Check]:
+    name = f"tier {tier}"
+    try:
+        backend, provider = tiers.backend(tier), tiers.provider(tier)
+    except ConfigError as error:
+        if is_used:
+            yield Check(name, "fail", error.message, _naming(tiers, tier, offers) or error.hint or "")
+        return
+    offer = offers.get(provider)
+    if isinstance(offer, list) and not {backend.model, f"{backend.model}:latest"} & set(offer):
+        fix = suggest(backend.model, offer) or _naming(tiers, tier, offers)
+        if provider == "ollama":
+            fix = f"ollama pull {backend.model}"
+        yield Check(name, "fail" if is_used else "warn", f"{provider} does not offer {backend.model}", fix)
+    else:
+        yield Check(name, "ok", f"{backend.model} of {provider}{'' if is_used else '; no worker uses it'}")
+
+
+def _naming(tiers: Tiers, tier: ModelTier, offers: dict[str, Offer]) -> str:
+    """Give the command that names a model which is on offer."""
+    provider = _provider(tiers, tier)
+    offer = offers.get(provider or "")
+    return f"export {tier.upper()}_MODEL={offer[0]}" if isinstance(offer, list) and offer else ""

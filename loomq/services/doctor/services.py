@@ -1,0 +1,102 @@
+"""The doctor's look at services: database, schema, clock, worker nodes and broker; embedded ones are not started."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from loomq.embedded import client as embedded
+from loomq.errors import LoomqError
+from loomq.loom import Loom
+from loomq.problems import listed
+from loomq.services import inspect
+from loomq.services.doctor.check import Asked, Check
+from loomq.services.probes import probe_broker, probe_database, without_password
+from loomq.store import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from loomq.settings import Settings
+
+_CLOCK_S = 1.0  # leases are on the server's clock; times in results would look odd beyond it
+
+
+def services(settings: Settings, queues: Sequence[str]) -> Iterator[Check]:
+    """Look at database and broker at the same time.
+
+    Args:
+        queues: The queues that the project's files use.
+    """
+    loom = Loom(settings)
+    try:
+        other = Asked("broker", lambda: _broker(loom))
+        yield from _database(loom, queues)
+        yield from other.answer()
+    finally:
+        loom.close()
+
+
+def _is_stopped(loom: Loom, name: str) -> bool:
+    server = embedded.status(loom.services)["servers"].get(name)
+    return not server or not server["answers"]
+
+
+def _database(loom: Loom, queues: Sequence[str]) -> Iterator[Check]:
+    settings = loom.settings
+    if settings.database_url is None and _is_stopped(loom, "postgres"):
+        yield Check("postgres", "ok", "embedded; it is stopped, starts by itself and migrates by itself")
+        yield Check("nodes", "ok", "none, since nothing runs; `loomq run` brings its own")
+        return
+    try:
+        probe_database(settings)
+        revision = migrate.current(loom.database)
+    except LoomqError as error:
+        yield Check("postgres", "fail", error.message, error.hint or "")
+        return
+    yield Check("postgres", "ok", f"{without_password(settings.database_url or loom.services.database_url)} answers")
+    if revision != migrate.HEAD:
+        told = f"is at revision {revision}" if revision else "has no tables yet"
+        yield Check("schema", "fail", f"the database {told}; this version needs {migrate.HEAD}", "loomq db upgrade")
+    else:
+        yield Check("schema", "ok", f"revision {revision}")
+    yield _clock(loom)
+    if revision == migrate.HEAD:
+        yield _nodes(loom, queues)
+
+
+def _clock(loom: Loom) -> Check:
+    before = datetime.now(UTC)
+    server: datetime = loom.database.call("SELECT clock_timestamp()", {})[0][0]
+    after = datetime.now(UTC)
+    ahead_s = (before + (after - before) / 2 - server).total_seconds()
+    if abs(ahead_s) > _CLOCK_S + (after - before).total_seconds() / 2:
+        way = "ahead of" if ahead_s > 0 else "behind"
+        return Check("clock", "warn", f"{abs(ahead_s):.1f} s {way} Postgres", "timedatectl set-ntp true")
+    return Check("clock", "ok", f"within {max(abs(ahead_s) * 1000, 1):.0f} ms of Postgres")
+
+
+def _nodes(loom: Loom, queues: Sequence[str]) -> Check:
+    nodes = inspect.live_nodes(loom)
+    served = {queue for node in nodes for queue in node.queues}
+    lonely = [queue for queue in queues if queue not in served]
+    if not nodes:
+        return Check("nodes", "warn", "no live worker node; `loomq run` brings its own", "loomq worker")
+    told = f"{len(nodes)} live with {sum(node.slots for node in nodes)} slots"
+    if lonely:
+        return Check("nodes", "warn", f"{told}; none serves {listed(lonely)}", f"loomq worker -Q {','.join(lonely)}")
+    return Check("nodes", "ok", f"{told}; every queue in use is served")
+
+
+def _broker(loom: Loom) -> Iterator[Check]:
+    settings = loom.settings
+    if settings.broker_url is None and _is_stopped(loom, "redis"):
+        yield Check("broker", "ok", "embedded; it is stopped and starts by itself")
+        return
+    try:
+        probe_broker(settings)
+        loom.app.broker.ping()
+    except LoomqError as error:
+        yield Check("broker", "fail", error.message, error.hint or "")
+        return
+    yield Check("broker", "ok", f"{without_password(loom.broker_url)} answers")
