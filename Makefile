@@ -5,6 +5,7 @@ BIN := .venv/bin
 PY := $(BIN)/python
 STAMP := .venv/.stamp
 NEWER := 3.12 3.13 3.14
+FLOWER_PORT := 5555
 
 # .venv is ours to write bytecode into: without it every process compiles all that it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,6 +37,13 @@ demo: setup ## Run the main job: ask your own Python
 
 dev: setup ## Start embedded services, a worker node and beat; one Ctrl-C ends all
 	@$(BIN)/loomq dev
+
+# The password stays out of process lists, and is told this once.
+flower: setup ## Watch the tasks in Flower: read-only, with a password, on this machine only
+	@password=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(12))') && \
+	printf '%s\n' "Flower: http://127.0.0.1:$(FLOWER_PORT)   user: loomq   password: $$password" && \
+	FLOWER_BASIC_AUTH="loomq:$$password" FLOWER_UNAUTHENTICATED_API= exec $(BIN)/celery -A loomq flower \
+	    --address=127.0.0.1 --port=$(FLOWER_PORT) --read_only
 
 test: setup ## Run all tests
 	@$(PY) -m pytest -q
@@ -70,7 +78,7 @@ spelling: setup ## Check spelling (codespell)
 	@$(BIN)/codespell
 	@echo 'spelling: ok'
 
-bench-quick: setup ## Compare with raw Celery, in a minute or two
+bench-quick: setup ## Compare with raw Celery, in a minute
 	@$(PY) -m benchmarks.quick
 
 # Keeps the pins that still fit; `make lock UPGRADE=--upgrade` takes the newest.
@@ -87,5 +95,5 @@ clean: ## Remove what was built and cached; data and .tools stay
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo dev test test-unit test-wheel test-newer check lint format types floors spelling \
+.PHONY: help setup demo dev flower test test-unit test-wheel test-newer check lint format types floors spelling \
     bench-quick lock clean

@@ -28,12 +28,19 @@ def command(port: int, rules: Path | None, journal: Path | None, extractive: boo
     It listens on this machine only and is no language model: it answers what its rules say.
     """
     from loomq.cli.waiting import termination_as_interrupt
+    from loomq.errors import EnvironmentNotReadyError
 
     if extractive and rules:
         raise click.UsageError("--extractive answers by itself; it takes no --rules")
     with termination_as_interrupt():
         try:
-            with _server(port, rules, journal, extractive=extractive) as server:
+            try:
+                server = _server(port, rules, journal, extractive=extractive)
+            except OSError as error:
+                raise EnvironmentNotReadyError(
+                    f"port {port} cannot be listened on: {error.strerror}", hint="take a free one: --port 0"
+                ) from None
+            with server:
                 _tell(server, extractive=extractive, as_json=as_json)
                 server.stopping.wait()
         except KeyboardInterrupt:

@@ -43,6 +43,15 @@ EXIT_CODES: dict[type[BaseException], int] = {
     KeyboardInterrupt: INTERRUPTED,
 }
 
+# What to do about errors that do not say it themselves; the nearest class upward decides.
+NEXT: dict[type[BaseException], str] = {
+    errors.ConfigError: "check the files and settings: loomq doctor",
+    errors.ImportRefusedError: "check the files: loomq validate",
+    errors.EnvironmentNotReadyError: "look at everything: loomq doctor",
+    errors.LLMError: "see what the providers offer: loomq doctor",
+    OSError: "look at everything: loomq doctor; --debug shows where it happened",
+}
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, with what the user should know about it.
@@ -72,11 +81,17 @@ def describe(error: BaseException) -> dict[str, Any]:
         found = {"type": type(error).__name__, "message": message, "retryable": False}
         if hint := getattr(error, "hint", None):
             found["hint"] = hint
+    if "hint" not in found and (following := _next(error)):
+        found["hint"] = following
     if isinstance(error, errors.GoalFailedError):
         found |= {"goal_id": error.goal_id, "cause": error.error}
     if isinstance(error, errors.ConfigError) and error.problems:
         found["problems"] = [problem.to_json() for problem in error.problems]
     return {**found, "exit_code": exit_code(error)}
+
+
+def _next(error: BaseException) -> str | None:
+    return next((NEXT[kind] for kind in type(error).__mro__ if kind in NEXT), None)
 
 
 def report(error: BaseException, *, as_json: bool, stream: TextIO | None = None) -> int:

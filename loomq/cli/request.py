@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loomq.cli.completion import names
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -109,7 +111,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*given, request=request, **options)
 
     decorators = (
-        click.argument("name", metavar="PIPELINE|WORKER"),
+        click.argument("name", metavar="PIPELINE|WORKER", shell_complete=names("pipelines", "workers")),
         click.argument("instruction", default="", required=False),
         click.option(
             "inputs",

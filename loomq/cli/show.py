@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from loomq.cli.completion import goal_ids
 from loomq.cli.options import Invocation, json_option, pass_invocation
 
 
 @click.command("show")
-@click.argument("goal")
+@click.argument("goal", shell_complete=goal_ids)
 @json_option
 @pass_invocation
 def command(invocation: Invocation, goal: str, as_json: bool) -> None:

@@ -64,7 +64,10 @@ def _raise(found: Trial) -> None:
     elif isinstance(fault, PipelineValidationError):
         hint = fault.hint or f"correct the worker, or its output_schema in workers/{found.worker}.yaml"
         fault = PipelineWorkerError(fault.message, stage=found.worker, hint=hint)
-    raise fault
+    else:
+        again = "in a goal it would be run again; " if fault.retryable else ""
+        fault.hint = fault.hint or f"{again}see where it happened: loomq try {found.worker} --debug, with the same input"
+    raise fault from found.fault.__cause__
 
 
 def _print(found: Trial) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from loomq.cli.options import Invocation, json_option, pass_invocation
+from loomq.cli.request import TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("worker")
 @click.option("queues", "-Q", "--queues", multiple=True, metavar="QUEUES", help="Default: those in use.")
+@click.option("--tier", type=click.Choice(TIERS), help="Serve the queues in use of that tier.")
 @click.option("--concurrency", "-c", type=click.IntRange(1), help="Slots; default: one a processor.")
 @click.option("--pool", "-P", type=click.Choice(["prefork", "threads", "solo"]), help="Default: prefork.")
 @click.option("--name", "-n", help="The node's name before the @.")
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 def command(
     invocation: Invocation,
     queues: Sequence[str],
+    tier: str | None,
     concurrency: int | None,
     pool: str | None,
     name: str | None,
@@ -40,11 +43,23 @@ def command(
 
     loom = invocation.loom(broker=True)
     wanted = [queue.strip() for part in queues for queue in part.split(",") if queue.strip()]
+    if tier:
+        wanted += _of_tier(loom, tier)
     _check(loom, wanted)
     line = worker_command(queues=wanted, concurrency=concurrency, pool=pool, name=name)
     loom.close()
     os.chdir(loom.settings.project)
     os.execvpe(line[0], [*line, *celery], environment_of(loom))  # noqa: S606  (a command of ours)
+
+
+def _of_tier(loom: Loom, tier: str) -> list[str]:
+    """List the queues in use of one tier; a node without any would serve them all."""
+    from loomq.errors import UnknownNameError
+
+    found = [queue for queue in loom.router.queues_in_use if queue.endswith(f".{tier}")]
+    if not found:
+        raise UnknownNameError(f"no worker of the project is served from tier {tier}", hint="see: loomq plan PIPELINE")
+    return found
 
 
 def _check(loom: Loom, queues: Sequence[str]) -> None:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_STILL = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+_STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
+_ENDED = {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}  # the pool's parent may take seconds to collect a dead child
 
 
 class Agent:
@@ -105,11 +106,13 @@ class Agent:
             return [], set()
         for process in family:
             try:
-                still = process.status() in _STILL
+                status = process.status()
             except psutil.NoSuchProcess:
                 continue
+            if status in _ENDED:
+                continue
             present.add(process.pid)
-            if not still:
+            if status not in _STOPPED:
                 running.append(process.pid)
         return running, present
 

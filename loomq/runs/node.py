@@ -45,6 +45,8 @@ class WorkerNode:
             def start(self, worker: Any) -> None:
                 if type(worker.pool).__module__.endswith("prefork"):
                     app.database.pool_connections(False)
+                    # Celery looks for dead children every five seconds; a slot should not be gone for so long.
+                    worker.timer.call_repeatedly(_CHECK_S, worker.pool.maintain_pool)
                 node._describe(worker)
                 node._keep_agent()
                 worker.timer.call_repeatedly(_CHECK_S, node._keep_agent)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loomq.errors import PipelineStageError, PipelineValidationError
+from loomq.llm.http import HttpPool
+from loomq.llm.tiers import Tiers
 from loomq.registry import project_on_path
 from loomq.runs.faults import as_stage_error
 from loomq.runs.freeze import freeze_worker
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from loomq.workers.spec import WorkerSpec
 
 SCHEMA_VERSION = 1
+_CLOSING_S = 2.0
 
 
 @dataclass
@@ -97,10 +100,10 @@ def attempt(loom: Loom, worker: str, payload: dict[str, Any], *, tier: str | Non
     chosen = loom.router.tier(worker, tier or stage.tier)
     job = stage.job(payload, tier=chosen, timeout_s=stage.timeout_s)
     found = Trial(worker, stage.worker.worker_kind, chosen, payload, _errors(stage.inputs, payload))
-    loop = EventLoop()
+    loop, pool = EventLoop(), HttpPool()
     runtime = WorkerRuntime(
         _SeenProcessors(found, loom, loop),
-        _SeenModels(found, loom, loop),
+        _SeenModels(found, Tiers(pool, insecure=settings.insecure), loop),
         settings.project,
         settings.grace_seconds,
         own_process=lambda: False,
@@ -112,6 +115,10 @@ def attempt(loom: Loom, worker: str, payload: dict[str, Any], *, tier: str | Non
         found.model_used, found.token_usage = done.model_used, done.token_usage
     except Exception as error:  # noqa: BLE001  (whatever a worker raises is its failure, as in a goal)
         found.fault = as_stage_error(error, worker, worker, stage.timeout_s)
+        found.fault.__cause__ = error
+    finally:
+        if found.prompt is not None:
+            loop.run(pool.aclose(), _CLOSING_S)
     found.took_ms = round((time.monotonic() - begun) * 1000)
     if found.output is not None:
         found.output_errors = _errors(stage.outputs, found.output)
@@ -144,8 +151,8 @@ class _SeenProcessors(Processors):
 class _SeenModels(LLMWorkers):
     """Language models whose prompt, answer and output are kept."""
 
-    def __init__(self, trial: Trial, loom: Loom, loop: EventLoop) -> None:
-        super().__init__(loom.tiers, loop)
+    def __init__(self, trial: Trial, tiers: Tiers, loop: EventLoop) -> None:
+        super().__init__(tiers, loop)
         self._trial = trial
 
     def ask(self, request: LLMRequest, tier: str) -> LLMReply:

@@ -47,7 +47,7 @@ def test_run_does_everything_in_one_go_and_leaves_nothing_running(shop, loomq):
     assert "completed in" in out
     assert err.splitlines()[-1].split()[1:3] == ["third", "completed"]
     assert "\x1b" not in out + err
-    assert loomq.leftovers() == []
+    wait_until(lambda: loomq.leftovers() == [], "the private node to leave")
 
 
 def test_a_live_node_is_used_instead_of_a_private_one_and_show_and_list_tell_what_it_did(shop, loomq, start_node):

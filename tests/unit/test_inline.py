@@ -63,7 +63,7 @@ def test_a_nul_is_found_behind_any_number_of_backslashes(text):
         {"\udfff": 1},
         {1, 2},
         b"x",
-        object(),
+        type,
         {("a", "b"): 1},
         1j,
     ],

@@ -237,7 +237,7 @@ def test_sampling_parameters_are_refused_in_the_new_version_and_taken_in_the_old
         ).content
 
 
-@pytest.mark.parametrize("name", ["temprature", "max_output_tokens"])
+@pytest.mark.parametrize("name", ["heat", "max_output_tokens"])
 def test_an_unknown_field_is_refused_by_name(claude, gpt, name):
     with fake_llm() as server:
         with pytest.raises(anthropic.BadRequestError, match=f"{name}: Extra inputs"):

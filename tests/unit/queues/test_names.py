@@ -1,11 +1,12 @@
 """Names on the broker."""
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import NAMES
 
-from loomq.ids import uuid7
 from loomq.messages import TaskPriority
 from loomq.queues.names import (
     StageMessage,
@@ -18,7 +19,7 @@ from loomq.queues.names import (
     worker_of,
 )
 
-GOAL = uuid7()
+GOAL = UUID("01a1fc13-507f-73bf-8a62-86fa4e5e8b64")
 MESSAGES = st.builds(StageMessage, st.uuids(), NAMES, st.integers(-1, 10**6))
 
 

@@ -91,6 +91,6 @@ def test_rules_are_read_from_a_file(tmp_path):
     found = load_rules(file)
     assert found.models == ("one",)
     assert found.rules[0].answer_json == {"label": "animal"}
-    file.write_text("rules:\n  - {contians: cat}\n")
+    file.write_text("rules:\n  - {containz: cat}\n")
     with pytest.raises(ConfigError, match=r"rules.yaml:2:\d+.*did you mean"):
         load_rules(file)

@@ -1,0 +1,72 @@
+"""``loomq new worker|pipeline|schedule NAME``: one more file for the project, right from the start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from loomq.cli.completion import names
+from loomq.cli.options import Invocation, json_option, pass_invocation
+
+if TYPE_CHECKING:
+    from loomq.services.scaffold import Made
+
+
+@click.group("new")
+def command() -> None:
+    """Add a worker or a pipeline to the project; what is written validates and runs. No file is ever replaced."""
+
+
+@command.command("worker")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(("processor", "llm")), default="processor", show_default=True)
+@json_option
+@pass_invocation
+def worker(invocation: Invocation, name: str, kind: str, as_json: bool) -> None:
+    """Add the worker NAME: its YAML, and for a processor its Python code.
+
+    The code goes into a package of the project that YAML may import; if there is none yet, one is made and allowed
+    in loomq.toml.
+    """
+    from loomq.services.scaffold import new_worker
+
+    tell(new_worker(invocation.settings(), name, kind), as_json=as_json)
+
+
+@command.command("pipeline")
+@click.argument("name")
+@click.option("--worker", "-w", "chosen", shell_complete=names("workers"), help="Default: a processor of the project.")
+@json_option
+@pass_invocation
+def pipeline(invocation: Invocation, name: str, chosen: str | None, as_json: bool) -> None:
+    """Add the pipeline NAME, whose one stage runs a worker on what that worker's contract asks for."""
+    from loomq.services.scaffold import new_pipeline
+
+    tell(new_pipeline(invocation.settings(), name, chosen), as_json=as_json)
+
+
+@command.command("schedule")
+@click.argument("name")
+@json_option
+def schedule(name: str, as_json: bool) -> None:  # noqa: ARG001  (it is refused, whatever it is called)
+    """Add a schedule, once schedules are supported; refused until then."""
+    from loomq.services.scaffold import new_schedule
+
+    tell(new_schedule(), as_json=as_json)
+
+
+def tell(made: Made, *, as_json: bool) -> None:
+    """Print what was written, and what to type next."""
+    from loomq.cli.output import emit, say
+
+    if as_json:
+        emit(made.to_json())
+        return
+    for path in made.files:
+        print(path)
+    for path in made.changed:
+        say(f"changed {path}: import_allow")
+    say("next:")
+    for line in made.next:
+        say(f"  {line}")

@@ -1,0 +1,75 @@
+"""``loomq plan`` shows what the runtime will publish, from files alone."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given, settings
+from strategies import dags
+
+from loomq.pipelines.graph import StageGraph
+from loomq.services.plans import published
+
+
+def test_a_diamond_is_published_as_one_stage_and_one_chord(program):
+    found = json.loads(program("plan", "diamond", "--json")[0])
+    assert found["segments"] == [
+        {"after": [], "shape": "single", "runs": [["top"]], "join": None},
+        {"after": ["top"], "shape": "chord", "runs": [["left"], ["right"]], "join": "bottom"},
+    ]
+    assert (found["levels"], found["queues"], found["findings"]) == (3, ["echo.frontier", "echo.local"], [])
+
+
+def test_a_stage_is_shown_with_its_own_limits_before_the_worker_s(program):
+    stages = {stage["name"]: stage for stage in json.loads(program("plan", "diamond", "--json")[0])["stages"]}
+    shown = {name: (one["timeout_s"], one["max_retries"], one["priority"]) for name, one in stages.items()}
+    assert shown == {"top": (30, 2, None), "left": (5, 2, "high"), "right": (30, 7, None), "bottom": (30, 2, None)}
+    assert stages["bottom"]["waits_for"] == ["left", "right"]
+    assert stages["bottom"]["reads"] == ["left.output.text", "right.output.text"]
+    assert stages["right"]["queue"] == "echo.frontier"
+
+
+def test_the_text_has_everything_too(program):
+    out, _ = program("plan", "diamond")
+    assert "after top  chord   left | right => bottom" in out
+    assert "4 stages on 3 levels" in out
+    assert "validate finds nothing wrong" in out
+
+
+def test_a_rule_of_the_router_is_followed(program):
+    program.write("deploy/router_rules.yaml", "tier_overrides: {echo: standard}\n")
+    assert json.loads(program("plan", "diamond", "--json")[0])["queues"] == ["echo.standard"]
+
+
+def test_what_other_files_have_wrong_is_no_concern(program):
+    program.write("pipelines/other.yaml", "name: other\npipeline_stages: []\n")
+    program("plan", "diamond")
+    _, err = program("plan", "other", code=2)
+    assert "pipelines/other.yaml:2" in err
+
+
+def test_a_broken_worker_of_the_pipeline_is_told(program):
+    program.write("workers/echo.yaml", "name: echo\nworker_kind: processor\n")
+    _, err = program("plan", "diamond", code=2)
+    assert "a worker of pipeline diamond has errors: workers/echo.yaml" in err
+    assert "loomq validate" in err
+
+
+def test_an_unknown_pipeline_is_answered_with_the_nearest(program):
+    assert 'did you mean "diamond"?' in program("plan", "diamnod", code=2)[1]
+    assert "shop has diamond" in program("plan", "zzz", code=2)[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(dags())
+def test_whatever_the_shape_every_stage_is_published_once_and_after_its_parents(parents):
+    graph = StageGraph.build(parents).reduced()
+    begun: set[str] = set()
+    for segment in published(graph):
+        for run in segment.runs:
+            assert set(segment.after) == set(graph.parents[run[0]]) <= begun
+            begun.update(run)
+        begun.update([segment.join] if segment.join else [])
+    told = [name for one in published(graph) for run in one.runs for name in run]
+    told += [one.join for one in published(graph) if one.join]
+    assert sorted(told) == sorted(graph.names)
