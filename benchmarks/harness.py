@@ -123,7 +123,6 @@ def open_site() -> Iterator[Site]:
             "data": folder / "data",
             "database_url": stack.enter_context(_fresh_database(database_url)),
             "broker_url": _redis_database(broker_url, _LOOMQ_BROKER),
-            "import_allow": "processors",
         }
         raw_urls = _redis_database(broker_url, _RAW_BROKER), _redis_database(broker_url, _RAW_RESULTS)
         for url in (given["broker_url"], *raw_urls):

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,6 +26,7 @@ from loomq.settings import Settings
 from loomq.store import migrate
 from loomq.store.engine import Database, sqlalchemy_url
 from loomq.testing import wait_until
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Iterator[Path]:
@@ -151,7 +152,9 @@ class Project:
     def worker(self, name: str, code: str = "", **keys: Any) -> None:
         """Write a processor worker; ``code`` is the body of its ``process_sync(self, payload, config)``."""
         lines = [f"name: {name}", "worker_kind: processor", f"processing_backend: mine.{name}.Backend"]
-        self.write(f"workers/{name}.yaml", "\n".join([*lines, *(f"{key}: {value}" for key, value in keys.items())]) + "\n")
+        self.write(
+            f"workers/{name}.yaml", "\n".join([*lines, *(f"{key}: {value}" for key, value in keys.items())]) + "\n"
+        )
         body = textwrap.indent(textwrap.dedent(code or 'return {"output": {"got": payload}}').strip(), " " * 8)
         self.write(
             f"mine/{name}.py",
@@ -163,7 +166,10 @@ class Project:
 
     def pipeline(self, name: str, stages: str, extra: str = "") -> None:
         """Write a pipeline; ``stages`` is YAML, a stage a line."""
-        self.write(f"pipelines/{name}.yaml", f"name: {name}\n{extra}pipeline_stages:\n" + textwrap.dedent(stages).strip("\n") + "\n")
+        self.write(
+            f"pipelines/{name}.yaml",
+            f"name: {name}\n{extra}pipeline_stages:\n" + textwrap.dedent(stages).strip("\n") + "\n",
+        )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -179,9 +185,9 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, database_url: str, broker_url: str) -> Iterator[Project]:
+def project(tmp_path: Path, database_url: str, broker_url: str) -> Project:
     """A project with an empty database and an empty broker."""
-    yield Project(tmp_path, database_url, broker_url)
+    return Project(tmp_path, database_url, broker_url)
 
 
 @pytest.fixture
@@ -199,9 +205,26 @@ class Node:
         self.log = project.folder / f"worker-{uuid4().hex[:6]}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "loomq", "worker", "-n", f"{uuid4().hex[:8]}@%h", "-l", "INFO",
-                 "--without-gossip", "--without-mingle", *arguments],
-                cwd=project.folder, env=project.environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                [
+                    sys.executable,
+                    "-m",
+                    "celery",
+                    "-A",
+                    "loomq",
+                    "worker",
+                    "-n",
+                    f"{uuid4().hex[:8]}@%h",
+                    "-l",
+                    "INFO",
+                    "--without-gossip",
+                    "--without-mingle",
+                    *arguments,
+                ],
+                cwd=project.folder,
+                env=project.environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     @property
@@ -215,10 +238,8 @@ class Node:
 
     def kill(self) -> None:
         """End the whole node as a machine that loses power does."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
 
@@ -233,8 +254,9 @@ def nodes_of(project: Project) -> Iterator[Callable[..., Node]]:
         nodes.append(node)
         if wait:
             wait_until(
-                lambda: node.process.poll() is not None or (
-                    " ready." in node.text() and any(live.pid == node.pid for live in inspect.live_nodes(watcher))
+                lambda: (
+                    node.process.poll() is not None
+                    or (" ready." in node.text() and any(live.pid == node.pid for live in inspect.live_nodes(watcher)))
                 ),
                 "the worker node",
             )
@@ -267,7 +289,10 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop(
-    request: pytest.FixtureRequest, server_urls: tuple[str, str], template: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    server_urls: tuple[str, str],
+    template: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Shop]:
     """The module's project, written by its ``stock(project)``, with a node started with its ``NODE`` arguments."""
     with fresh_database(server_urls[0], template) as url:

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 import click
 
 from loomq.cli.options import Invocation, json_option, pass_invocation
 from loomq.cli.request import Request, request_options
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from loomq.loom import Loom
-    from loomq.services.nodes import Child
-    from loomq.services.submit import GoalHandle
-
-_MOST_SLOTS = 4
 
 
 @click.command("run")
@@ -41,8 +28,9 @@ def command(
     Starts what is missing: the embedded services, and a private worker node unless live nodes serve the queues.
     The goal is written down first, so it outlives this command: see it with `loomq show`.
     """
-    from loomq.cli.output import notice_if_slow
+    from loomq.cli.output import notice_if_slow, say
     from loomq.cli.waiting import follow, print_outcome, termination_as_interrupt
+    from loomq.services import nodes
     from loomq.services.setup import require_broker, require_schema
 
     loom = invocation.loom(broker=True)
@@ -52,45 +40,26 @@ def command(
         require_broker(loom)
     with termination_as_interrupt():
         handle = request.submit(loom)
-        with _private_node(loom, handle, concurrency, wanted=not no_worker) as node:
+        node = nodes.NodeAtHand(loom, nodes.queues_of(loom, handle.goal_id), concurrency, wanted=not no_worker)
+        try:
             view = follow(
                 loom,
                 handle,
                 timeout_s=timeout,
                 as_json=as_json,
-                afterwards="it is kept, and goes on when a worker runs: loomq dev" if node else "it goes on",
-                check=node.check if node else lambda: None,
+                afterwards="it is kept, and goes on while a worker serves it: loomq dev",
+                check=node.look,
             )
             print_outcome(view, as_json=as_json)
-
-
-@contextmanager
-def _private_node(loom: Loom, handle: GoalHandle, concurrency: int | None, *, wanted: bool) -> Iterator[Child | None]:
-    """Keep a worker node for the queues of one goal, unless live nodes serve them all."""
-    from loomq.cli.output import say
-    from loomq.services import nodes
-
-    queues = nodes.queues_of(loom, handle.goal_id)
-    if not wanted or not nodes.unserved(loom, queues):
-        yield None
-        return
-    slots = concurrency or min(os.cpu_count() or 1, _MOST_SLOTS)
-    node = nodes.Child(
-        loom,
-        "worker",
-        nodes.worker_command(queues=sorted(queues), concurrency=slots, name="run"),
-        log=nodes.state_dir(loom) / "logs" / f"run-{os.getpid()}.log",
-    )
-    try:
-        yield node
-        node.ask_to_stop()  # its goal has ended, and Celery takes two seconds to leave: no need to watch it go
-    except KeyboardInterrupt:
-        say("ending the worker; once more ends it at once")
-        try:
-            node.stop()
         except KeyboardInterrupt:
-            node.stop(grace_s=0)
-        raise
-    except BaseException:
-        node.stop()
-        raise
+            say("ending the worker; once more ends it at once")
+            try:
+                node.stop()
+            except KeyboardInterrupt:
+                node.stop(grace_s=0)
+            raise
+        except BaseException:
+            node.stop()
+            raise
+        # The goal has ended, and Celery takes two seconds to leave: no need to watch it go.
+        node.ask_to_stop()

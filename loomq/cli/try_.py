@@ -66,7 +66,9 @@ def _raise(found: Trial) -> None:
         fault = PipelineWorkerError(fault.message, stage=found.worker, hint=hint)
     else:
         again = "in a goal it would be run again; " if fault.retryable else ""
-        fault.hint = fault.hint or f"{again}see where it happened: loomq try {found.worker} --debug, with the same input"
+        fault.hint = (
+            fault.hint or f"{again}see where it happened: loomq try {found.worker} --debug, with the same input"
+        )
     raise fault from found.fault.__cause__
 
 

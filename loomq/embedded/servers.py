@@ -18,7 +18,6 @@ from loomq.errors import EmbeddedServiceError
 from loomq.processes import die_with_parent
 
 if TYPE_CHECKING:
-
     import psutil
 
 _LEFTOVER_PATIENCE_S = 5.0
@@ -222,4 +221,3 @@ def _running(home: Path, programs: frozenset[str]) -> list[psutil.Process]:
         if process.info["name"] in programs
         and Path((process.info["cwd"] or "").removesuffix(" (deleted)")).is_relative_to(home)
     ]
-

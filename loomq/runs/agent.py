@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import time
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import psutil
@@ -35,7 +36,8 @@ class Agent:
 
     Args:
         node: What is known of the node; ``node.pid`` is the worker's parent process, which is also this one's.
-        commands: A pipe from the parent: a line asks for a look at once, its end says that the parent is gone.
+        commands: A pipe from the parent: a line asks for a look at once, ``leaving`` says that the node takes no more
+            work, and its end that the parent is gone.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Agent:
         self._commands = commands
         self._parent = psutil.Process(node.pid)
         self._is_out = False
+        self._is_leaving = False
 
     def run(self) -> None:
         """Beat and sweep until the parent is gone, then free what its dead processes held."""
@@ -68,10 +71,17 @@ class Agent:
     def _wait(self) -> bool:
         """Wait for the next beat or a word from the parent; False if there will be none."""
         readable, _, _ = select.select([self._commands], [], [], self._settings.heartbeat_seconds)
-        return not readable or bool(self._commands.read())
+        if not readable:
+            return True
+        said = self._commands.read()
+        if said and b"leaving" in said:
+            self._is_leaving = True
+            self._try(partial(nodes.leave, self._database, self._node.id))
+        return bool(said)
 
     def _beat(self) -> None:
-        nodes.beat(self._database, self._node)
+        if not self._is_leaving:
+            nodes.beat(self._database, self._node)
         # Claims are read before processes: whoever claims in between is not in the list and not missed.
         claimed = stages.claimed_by(self._database, self._node.id)
         running, present = self._processes()

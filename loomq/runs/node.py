@@ -59,6 +59,7 @@ class WorkerNode:
             app.database.pool_connections(True)
 
         signals.worker_process_init.connect(in_child, weak=False)
+        signals.worker_shutting_down.connect(lambda **_: node._say(b"leaving\n"), weak=False)
 
     def _describe(self, worker: Any) -> None:
         self._description = {
@@ -82,11 +83,14 @@ class WorkerNode:
 
     def process_lost(self) -> None:
         """Ask the agent to look at once: a child of the pool has ended."""
+        self._say(b"look\n")
+
+    def _say(self, line: bytes) -> None:
         agent = self._agent
         if agent is None or agent.stdin is None:
             return
         try:
-            agent.stdin.write(b"look\n")
+            agent.stdin.write(line)
             agent.stdin.flush()
         except OSError:
             logger.warning("the node's agent does not listen")

@@ -63,9 +63,7 @@ def _places(drawing: Drawing) -> tuple[dict[tuple[int, str | tuple[str, str]], P
     return places, whole
 
 
-def _curve(
-    drawing: Drawing, edge: tuple[str, str], places: dict[tuple[int, str | tuple[str, str]], Point]
-) -> str:
+def _curve(drawing: Drawing, edge: tuple[str, str], places: dict[tuple[int, str | tuple[str, str]], Point]) -> str:
     """Lead an edge from box to box, straight past the levels between them."""
     above, below = (drawing.boxes[name] for name in edge)
     (x, y) = places[above.level, edge[0]]

@@ -36,13 +36,23 @@ _MORE: dict[str, tuple[str, str, str, str]] = {
     "LQ131": ("a misspelt class, or an import that fails", "", "", "python -c 'import PACKAGE.MODULE'"),
     "LQ132": ("a misspelt type, or a pattern with look-around", "{type: int}", "{type: integer}", _VALIDATE),
     "LQ140": ("a cron line with the wrong number of fields", 'cron: "0 25 * * *"', 'cron: "0 1 * * *"', _VALIDATE),
-    "LQ201": ("a misspelt worker, or its file is missing", "worker_type: sumarizer", "worker_type: summarizer", _VALIDATE),
+    "LQ201": (
+        "a misspelt worker, or its file is missing",
+        "worker_type: sumarizer",
+        "worker_type: summarizer",
+        _VALIDATE,
+    ),
     "LQ202": ("a path with a gap or an open bracket", "a.output..x", "a.output.x", _VALIDATE),
     "LQ203": ("a misspelt stage, or a path that forgets goal.context", "context.text", "goal.context.text", _VALIDATE),
     "LQ204": ("the producing worker never gives that field", "a.output.txt", "a.output.text", "loomq plan PIPELINE"),
     "LQ205": ("two contracts that do not agree on a type", "", "", "loomq plan PIPELINE"),
     "LQ206": ("a stage whose mapping forgets a field that its worker needs", "", "", "loomq plan PIPELINE"),
-    "LQ207": ("a misspelt key, or the pipeline's input_schema lacks it", "goal.context.txt", "goal.context.text", _VALIDATE),
+    "LQ207": (
+        "a misspelt key, or the pipeline's input_schema lacks it",
+        "goal.context.txt",
+        "goal.context.text",
+        _VALIDATE,
+    ),
     "LQ208": ("two stages that read each other", "a reads b.output, b reads a.output", "", "loomq graph PIPELINE"),
     "LQ209": ("a stage that reads its own output", "depends_on: [me]", "depends_on: []", _VALIDATE),
     "LQ210": ("depends_on replaces what the mapping implies", "depends_on: []", "leave depends_on out", _VALIDATE),
@@ -82,7 +92,9 @@ def explain(id_: str) -> Explanation:
     if asked not in EXPLANATIONS:
         near = sorted(known for known in EXPLANATIONS if known[:-1] == asked[:-1])
         hint = suggest(asked, EXPLANATIONS) if not near else f"near it: {listed(near)}"
-        raise NotFoundError(f"no problem has the id {id_}", hint=hint or f"ids run from {min(EXPLANATIONS)} to {max(EXPLANATIONS)}")
+        raise NotFoundError(
+            f"no problem has the id {id_}", hint=hint or f"ids run from {min(EXPLANATIONS)} to {max(EXPLANATIONS)}"
+        )
     return Explanation(asked, EXPLANATIONS[asked], *_MORE[asked])
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from loomq.loom import Loom
 
 _TAIL_LINES = 15
+_MOST_SLOTS = 4
+_LOOK_EVERY_S = 1.0
 _STDERR = 2
 
 
@@ -142,6 +144,50 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class NodeAtHand:
+    """A worker node for some queues: others that live, or else one of our own.
+
+    It has to look again and again: a node that lives now may be about to leave.
+
+    Args:
+        concurrency: Slots of a node of our own; ``None`` is one a processor, four at most.
+        wanted: False never starts one.
+    """
+
+    def __init__(self, loom: Loom, queues: set[str], concurrency: int | None, *, wanted: bool = True) -> None:
+        self._loom = loom
+        self._queues = queues
+        self._slots = concurrency or min(os.cpu_count() or 1, _MOST_SLOTS)
+        self._wanted = wanted
+        self._own: Child | None = None
+        self._look_again_at = 0.0
+
+    def look(self) -> None:
+        """Start a node if none serves the queues.
+
+        Raises:
+            EnvironmentNotReadyError: Our own has ended.
+        """
+        if self._own is not None:
+            self._own.check()
+        elif self._wanted and time.monotonic() >= self._look_again_at:
+            self._look_again_at = time.monotonic() + _LOOK_EVERY_S
+            if unserved(self._loom, self._queues):
+                command = worker_command(queues=sorted(self._queues), concurrency=self._slots, name="run")
+                log = state_dir(self._loom) / "logs" / f"run-{os.getpid()}.log"
+                self._own = Child(self._loom, "worker", command, log=log)
+
+    def ask_to_stop(self) -> None:
+        """Ask our own node, if there is one, to end when it has done what it has in hand."""
+        if self._own is not None:
+            self._own.ask_to_stop()
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """End our own node, if there is one."""
+        if self._own is not None:
+            self._own.stop(grace_s)
 
 
 def queues_of(loom: Loom, goal_id: UUID) -> set[str]:

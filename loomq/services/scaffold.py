@@ -95,7 +95,9 @@ def new_worker(settings: Settings, name: str, kind: str) -> Made:
     """
     _check_name(name)
     texts, changed = _worker_texts(settings, name, kind)
-    return _made(settings, texts, changed, (f"loomq try {name} -i text='some text'", f"loomq run {name} -i text='some text'"))
+    return _made(
+        settings, texts, changed, (f"loomq try {name} -i text='some text'", f"loomq run {name} -i text='some text'")
+    )
 
 
 def new_pipeline(settings: Settings, name: str, worker: str | None) -> Made:
@@ -266,7 +268,7 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
 
 
 def _schemas(project: Path, kinds: tuple[str, ...]) -> dict[str, str]:
-    """Give the JSON Schemas that editors check against, which stand in the project so that they are in its repository."""
+    """Give the JSON Schemas that editors check against; they stand in the project, so they work offline and in git."""
     names = [f"{kind}.schema.json" for kind in kinds]
     source = files("loomq") / "schemas"
     return {

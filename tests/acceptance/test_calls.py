@@ -76,7 +76,7 @@ def test_delay_gives_the_output_and_is_a_goal(shop):
     result = task(shop, "echo").delay({"x": 1})
     assert result.get(timeout=30) == {"got": {"x": 1}}
     assert result.state == "SUCCESS"
-    (line,) = [line for line in inspect.listed(shop.loom, limit=100, name="echo")][:1]
+    line = inspect.listed(shop.loom, limit=1, name="echo")[0]
     assert line.status is TaskStatus.COMPLETED
     assert line.kind == "worker"
 
@@ -163,7 +163,12 @@ def test_a_call_of_the_wrong_shape_is_refused_at_once(shop):
 def test_celery_sees_the_workers_as_its_own_tasks(shop):
     told = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "loomq", "inspect", "registered", "--timeout", "10"],
-        cwd=shop.project.folder, env=shop.project.environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=shop.project.folder,
+        env=shop.project.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert told.returncode == 0, told.stderr
     for worker in ("echo", "add", "total"):
@@ -180,8 +185,10 @@ def test_pickle_is_refused_and_the_worker_lives(shop, tmp_path):
     def send(producer):
         producer.publish(
             pickle.dumps(((Bomb(),), {}, {})),
-            content_type="application/x-python-serialize", content_encoding="binary",
-            headers={"task": "loomq.worker.echo", "id": "bomb", "lang": "py"}, routing_key="echo.local",
+            content_type="application/x-python-serialize",
+            content_encoding="binary",
+            headers={"task": "loomq.worker.echo", "id": "bomb", "lang": "py"},
+            routing_key="echo.local",
         )
 
     shop.loom.app.broker.run(send)

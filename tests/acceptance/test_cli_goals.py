@@ -189,3 +189,20 @@ def test_inputs_that_break_the_contract_are_refused_before_anything_is_written(s
     _, err = loomq("submit", "strict", "-i", "m=1", code=2)
     assert '"n" is a required property' in err
     assert inspect.listed(loom) == []
+
+
+def test_run_starts_a_node_of_its_own_when_the_one_it_counted_on_goes(shop, loomq, start_node):
+    node = start_node("-c", "1")
+    running = loomq.start("run", "line", "-i", "n=0", "-i", "sleep=2")
+    wait_until(
+        lambda: any(line.status == "processing" for line in inspect.listed(shop.loom(), limit=1)), "the first stage"
+    )
+    node.kill()
+    out, _ = loomq.finish(running)
+    assert "  n: 3" in out
+
+
+def test_a_second_run_right_behind_the_first_is_not_left_to_a_node_that_leaves(shop, loomq):
+    for n in (1, 2):
+        out, _ = loomq.finish(loomq.start("run", "line", "-i", f"n={n}", "-c", "1"))
+        assert f"  n: {n + 3}" in out

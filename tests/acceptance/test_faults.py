@@ -15,6 +15,7 @@ from loomq.messages import TaskStatus
 from loomq.services.submit import submit_goal, submit_task
 from loomq.testing import wait_until
 
+
 def test_code_that_holds_the_gil_is_ended_with_its_process(project, loom, start_node):
 
     project.worker("stuck", "sum(range(10**12))", timeout_seconds=0.5, max_retries=0)  # C code that asks nobody
@@ -169,12 +170,10 @@ def test_waiting_ends_with_the_callers_patience_and_the_goal_goes_on(project, lo
 
 def test_a_goal_runs_from_its_own_snapshot_whatever_the_files_say_later(project, loom, start_node):
     project.worker("echo")
-    project.pipeline("one", '  - {name: only, worker_type: echo, input_mapping: {word: "\'first\'"}}')
+    project.pipeline("one", "  - {name: only, worker_type: echo, input_mapping: {word: \"'first'\"}}")
     handle = submit_goal("go", pipeline="one", loom=loom)
-    project.pipeline("one", '  - {name: only, worker_type: echo, input_mapping: {word: "\'second\'"}}')
+    project.pipeline("one", "  - {name: only, worker_type: echo, input_mapping: {word: \"'second'\"}}")
 
     start_node("-c", "1")
 
     assert handle.result(timeout=30)["only"] == {"got": {"word": "first"}}
-
-

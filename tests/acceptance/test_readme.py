@@ -31,7 +31,14 @@ def blocks():
 
 def run(command, project, environment):
     done = subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, timeout=100, check=False, shell=isinstance(command, str)
+        command,
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        shell=isinstance(command, str),
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -74,7 +81,9 @@ def test_every_block_of_the_readme_works(place):
     assert len(ran) >= 7
     assert scripts == ["ask.py"]
     # What it submits, some node has to do: the README says so.
-    node = subprocess.Popen([*("loomq", "dev", "--no-beat")], cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    node = subprocess.Popen(
+        [*("loomq", "dev", "--no-beat")], cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         assert run([sys.executable, "ask.py"], project, environment).strip() == "10.799999999999999"
     finally:
@@ -86,7 +95,7 @@ def test_every_command_and_file_that_the_readme_names_exists():
     text = (ROOT / "README.md").read_text()
     from loomq.cli.main import COMMANDS
 
-    for command in re.findall(r"`loomq (\w+)", text):
+    for command in re.findall(r"`loomq ([\w-]+)", text):
         assert command in COMMANDS
     for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
         assert (ROOT / link).exists(), link

@@ -50,7 +50,9 @@ def test_what_compose_names_exists():
 def test_compose_and_its_examples_hold_no_secret():
     assert not [name for name, service in SERVICES.items() if service.get("environment")]
     text = (DEPLOY / "compose.yaml").read_text()
-    assert not re.search(r"(?i)(password|secret|token|auth)\w*\s*(?:=|:(?!\?))\s*[^$\s\"]", text.split("services:", 1)[1])
+    assert not re.search(
+        r"(?i)(password|secret|token|auth)\w*\s*(?:=|:(?!\?))\s*[^$\s\"]", text.split("services:", 1)[1]
+    )
     for example in DEPLOY.glob("*.example"):
         for name, _, value in (line.partition("=") for line in example.read_text().splitlines() if "=" in line):
             if re.search("PASSWORD|KEY|AUTH", name):
@@ -117,9 +119,7 @@ def test_the_image_is_built_in_two_stages_from_hashed_pins_and_runs_as_nobody_sp
 def test_what_the_image_copies_is_there_and_not_ignored():
     sent = [line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"]
     copied = [
-        word
-        for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)
-        for word in line.split()[:-1]
+        word for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE) for word in line.split()[:-1]
     ]
     assert copied
     for path in copied:

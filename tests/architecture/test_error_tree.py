@@ -15,7 +15,12 @@ SAMPLES: dict[str, Any] = {
     "message": "the shelf is empty",
     "hint": "fill it: loomq db upgrade",
 }
-SAMPLES_BY_KIND: list[tuple[str, Any]] = [("bool", True), ("float", 2.5), ("Mapping", {"why": ["a", 1]}), ("Sequence", ("one", "two"))]
+SAMPLES_BY_KIND: list[tuple[str, Any]] = [
+    ("bool", True),
+    ("float", 2.5),
+    ("Mapping", {"why": ["a", 1]}),
+    ("Sequence", ("one", "two")),
+]
 
 
 def raisables() -> list[type[BaseException]]:

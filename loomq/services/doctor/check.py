@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 SCHEMA_VERSION = 1
-PATIENCE_S = 1.5  # for whatever answers over a socket, all of it at once
+PATIENCE_S = 1.6  # from the first look, for whatever answers over a socket: all of it is asked at once
+_LEAST_S = 0.6  # for each of them to answer in, once its libraries are there
+_BUSY_S = 10.0
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -59,10 +61,17 @@ class Diagnosis:
 
 
 class Asked:
-    """Checks that are made in a thread of their own, which is left behind if it does not come to an end."""
+    """Checks that are made in a thread of their own, which is left behind if it does not come to an end.
 
-    def __init__(self, name: str, work: Callable[[], Iterable[Check]]) -> None:
+    Args:
+        fix: What helps if it does not.
+    """
+
+    def __init__(self, name: str, work: Callable[[], Iterable[Check]], *, fix: str) -> None:
         self._name = name
+        self._fix = fix
+        self._prepared = threading.Event()
+        self._prepared_at = 0.0
         self._found: list[Check] = []
         self._work = work
         self._thread = threading.Thread(target=self._run, name=f"doctor-{name}", daemon=True)
@@ -70,17 +79,25 @@ class Asked:
 
     def _run(self) -> None:
         try:
-            for check in self._work():
+            checks = self._work()
+            self._prepared_at = time.monotonic()
+            self._prepared.set()
+            for check in checks:
                 self._found.append(check)
         except LoomqError as error:
             self._found.append(Check(self._name, "fail", error.message, error.hint or ""))
         except Exception as error:  # noqa: BLE001  (one check that breaks must not hide the others)
-            self._found.append(Check(self._name, "fail", f"{type(error).__name__}: {error}", "loomq doctor --debug"))
+            self._found.append(Check(self._name, "fail", f"{type(error).__name__}: {error}", self._fix))
+        finally:
+            self._prepared.set()
 
-    def answer(self, until: float | None = None) -> list[Check]:
-        """Give what was found by a moment of the monotonic clock; without one, all of it."""
-        self._thread.join(None if until is None else max(0.0, until - time.monotonic()))
+    def answer(self, until: float) -> list[Check]:
+        """Give what was found by a moment of the monotonic clock."""
+        # A machine that is busy importing is no service that does not answer.
+        if self._prepared.wait(_BUSY_S):
+            until = max(until, self._prepared_at + _LEAST_S)
+        self._thread.join(max(0.0, until - time.monotonic()))
         found = list(self._found)
         if self._thread.is_alive():
-            found.append(Check(self._name, "fail", f"no answer within {PATIENCE_S:g} s", "loomq status"))
+            found.append(Check(self._name, "fail", "no answer in time", self._fix))
         return found

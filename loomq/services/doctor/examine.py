@@ -11,10 +11,12 @@ from loomq.errors import ConfigError
 from loomq.services.doctor.check import PATIENCE_S, Asked, Check, Diagnosis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
 
     from loomq.catalog import Catalog
     from loomq.settings import Settings
+
 
 def examine(load: Callable[[], Settings]) -> Diagnosis:
     """Look at everything; embedded services are not started.
@@ -29,29 +31,50 @@ def examine(load: Callable[[], Settings]) -> Diagnosis:
     except ConfigError as error:
         checks.append(Check("settings", "fail", error.message, error.hint or ""))
     else:
-        checks += _project(settings)
+        checks += _project(settings, begun)
     return Diagnosis(tuple(checks), round((time.monotonic() - begun) * 1000))
 
 
-def _project(settings: Settings) -> list[Check]:
+def _project(settings: Settings, begun: float) -> list[Check]:
+    from concurrent.futures import Future
+
+    # Whatever has to be waited for is asked first, and gets what the files say when that is known. Each imports what
+    # it needs in its own thread: the libraries of the services take longer than the services.
+    read: Future[Catalog] = Future()
+    asked = [
+        Asked("models", lambda: _models(settings, read), fix="correct the providers' addresses"),
+        Asked("postgres", lambda: _database(settings, read), fix="start it anew, or correct LOOMQ_DATABASE_URL"),
+        Asked("broker", lambda: _broker(settings), fix="start it anew, or correct LOOMQ_BROKER_URL"),
+    ]
     from loomq.catalog import load_catalog
     from loomq.registry import project_on_path
-    from loomq.services.doctor import files, models, services
+    from loomq.services.doctor.files import files
 
     project_on_path(settings.project)
     catalog, problems = load_catalog(settings, imports=True)
-    # Models take the longest, so they are asked first, beside everything else.
-    of_models = Asked("models", lambda: models.models(settings, catalog))
-    of_services = Asked("services", lambda: services.services(settings, _router_queues(catalog)))
-    found = list(files.files(settings, catalog, problems))
-    until = time.monotonic() + PATIENCE_S
-    return [*found, *of_services.answer(until), *of_models.answer(until)]
+    read.set_result(catalog)
+    found = list(files(settings, catalog, problems))
+    models, database, broker = [one.answer(begun + PATIENCE_S) for one in asked]
+    return [*found, *database, *broker, *models]
 
 
-def _router_queues(catalog: Catalog) -> tuple[str, ...]:
+def _models(settings: Settings, catalog: Future[Catalog]) -> Iterable[Check]:
+    from loomq.services.doctor.models import models
+
+    return models(settings, catalog.result)
+
+
+def _database(settings: Settings, catalog: Future[Catalog]) -> Iterable[Check]:
     from loomq.loom import router_of
+    from loomq.services.doctor.services import database
 
-    return router_of(catalog).queues_in_use
+    return database(settings, lambda: router_of(catalog.result()).queues_in_use)
+
+
+def _broker(settings: Settings) -> Iterable[Check]:
+    from loomq.services.doctor.services import broker
+
+    return broker(settings)
 
 
 def _python() -> Check:

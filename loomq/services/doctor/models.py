@@ -13,7 +13,7 @@ from loomq.problems import listed, suggest
 from loomq.services.doctor.check import Check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from loomq.catalog import Catalog
     from loomq.settings import Settings
@@ -24,19 +24,24 @@ _SHOWN = 5
 Offer = list[str] | str  # the models, or why they cannot be told
 
 
-def models(settings: Settings, catalog: Catalog) -> Iterator[Check]:
-    """Look at each tier and ask each provider, all at once."""
+def models(settings: Settings, catalog: Callable[[], Catalog]) -> Iterator[Check]:
+    """Look at each tier and ask each provider, all at once.
+
+    Args:
+        catalog: Gives the project's files; asked for when the providers have answered.
+    """
     pool = HttpPool()
     tiers = Tiers(pool, insecure=settings.insecure)
-    used = _tiers_in_use(catalog)
+    providers = {tier: _provider(tiers, tier) for tier in ModelTier}
+    offers = asyncio.run(_ask(pool, tiers, sorted({*tiers.configured, *filter(None, providers.values())})))
+    used = _tiers_in_use(catalog())
     if not used and not tiers.configured:
         yield Check("models", "ok", "none is configured, and no worker needs one")
         return
-    providers = {tier: _provider(tiers, tier) for tier in ModelTier}
-    asked = sorted({*tiers.configured, *(name for tier in used if (name := providers[tier]))})
-    offers = asyncio.run(_ask(pool, tiers, asked))
-    for name in asked:
-        yield _offer(name, offers[name], is_needed=any(providers[tier] == name for tier in used))
+    needed = {providers[tier] for tier in used}
+    for name, offer in offers.items():
+        if name in needed or name in tiers.configured:
+            yield _offer(name, offer, is_needed=name in needed)
     for tier in ModelTier:
         yield from _tier(tiers, tier, offers, is_used=tier in used)
 
@@ -105,4 +110,5 @@ def _naming(tiers: Tiers, tier: ModelTier, offers: dict[str, Offer]) -> str:
     """Give the command that names a model which is on offer."""
     provider = _provider(tiers, tier)
     offer = offers.get(provider or "")
-    return f"export {tier.upper()}_MODEL={offer[0]}" if isinstance(offer, list) and offer else ""
+    model = offer[0] if isinstance(offer, list) and offer else "MODEL"
+    return f"export {tier.upper()}_MODEL={model}" if provider else ""

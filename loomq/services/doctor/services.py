@@ -10,29 +10,36 @@ from loomq.errors import LoomqError
 from loomq.loom import Loom
 from loomq.problems import listed
 from loomq.services import inspect
-from loomq.services.doctor.check import Asked, Check
+from loomq.services.doctor.check import Check
 from loomq.services.probes import probe_broker, probe_database, without_password
 from loomq.store import migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from loomq.settings import Settings
 
 _CLOCK_S = 1.0  # leases are on the server's clock; times in results would look odd beyond it
 
 
-def services(settings: Settings, queues: Sequence[str]) -> Iterator[Check]:
-    """Look at database and broker at the same time.
+def database(settings: Settings, queues: Callable[[], Sequence[str]]) -> Iterator[Check]:
+    """Look at Postgres and at what only it knows.
 
     Args:
-        queues: The queues that the project's files use.
+        queues: Gives the queues that the project's files use.
     """
     loom = Loom(settings)
     try:
-        other = Asked("broker", lambda: _broker(loom))
         yield from _database(loom, queues)
-        yield from other.answer()
+    finally:
+        loom.close()
+
+
+def broker(settings: Settings) -> Iterator[Check]:
+    """Look at the broker."""
+    loom = Loom(settings)
+    try:
+        yield _broker(loom)
     finally:
         loom.close()
 
@@ -42,7 +49,7 @@ def _is_stopped(loom: Loom, name: str) -> bool:
     return not server or not server["answers"]
 
 
-def _database(loom: Loom, queues: Sequence[str]) -> Iterator[Check]:
+def _database(loom: Loom, queues: Callable[[], Sequence[str]]) -> Iterator[Check]:
     settings = loom.settings
     if settings.database_url is None and _is_stopped(loom, "postgres"):
         yield Check("postgres", "ok", "embedded; it is stopped, starts by itself and migrates by itself")
@@ -62,7 +69,7 @@ def _database(loom: Loom, queues: Sequence[str]) -> Iterator[Check]:
         yield Check("schema", "ok", f"revision {revision}")
     yield _clock(loom)
     if revision == migrate.HEAD:
-        yield _nodes(loom, queues)
+        yield _nodes(loom, queues())
 
 
 def _clock(loom: Loom) -> Check:
@@ -88,15 +95,13 @@ def _nodes(loom: Loom, queues: Sequence[str]) -> Check:
     return Check("nodes", "ok", f"{told}; every queue in use is served")
 
 
-def _broker(loom: Loom) -> Iterator[Check]:
+def _broker(loom: Loom) -> Check:
     settings = loom.settings
     if settings.broker_url is None and _is_stopped(loom, "redis"):
-        yield Check("broker", "ok", "embedded; it is stopped and starts by itself")
-        return
+        return Check("broker", "ok", "embedded; it is stopped and starts by itself")
     try:
         probe_broker(settings)
         loom.app.broker.ping()
     except LoomqError as error:
-        yield Check("broker", "fail", error.message, error.hint or "")
-        return
-    yield Check("broker", "ok", f"{without_password(loom.broker_url)} answers")
+        return Check("broker", "fail", error.message, error.hint or "")
+    return Check("broker", "ok", f"{without_password(loom.broker_url)} answers")

@@ -22,6 +22,8 @@ pipeline_stages:
 """
 ECHO = "name: echo\nworker_kind: processor\nprocessing_backend: mine_cli.echo.Backend\ntimeout_seconds: 30\n"
 BACKEND = """
+import time
+
 from loomq.errors import TransientBackendError
 from loomq.workers.base import SyncProcessingBackend
 
@@ -31,6 +33,7 @@ class Backend(SyncProcessingBackend):
         print("heard", payload)
         if payload.get("boom"):
             raise ValueError("boom")
+        time.sleep(payload.get("nap", 0))
         if payload.get("later"):
             raise TransientBackendError("not yet")
         return {"output": {"text": payload.get("text", "")}}
@@ -60,9 +63,7 @@ class Program:
 
 
 @pytest.fixture
-def empty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Program]:
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Program]:
     """The program in an empty folder, without a word from the environment."""
     for name in os.environ:
         if name.startswith(("LOOMQ_", "OLLAMA_", "OPENAI_", "ANTHROPIC_")) or name.endswith(("_MODEL", "_BACKEND")):

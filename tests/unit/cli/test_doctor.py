@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 
 import pytest
@@ -89,6 +90,18 @@ def test_a_worker_that_needs_a_model_fails_until_one_is_named_and_the_offer_is_l
         assert examine(fails=True)["tier standard"]["fix"] == "export STANDARD_MODEL=small"
 
 
+def test_services_that_accept_and_then_say_nothing_are_left_behind_in_time(examine, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        monkeypatch.setenv("LOOMQ_DATABASE_URL", f"postgresql://u:p@127.0.0.1:{port}/x")
+        monkeypatch.setenv("LOOMQ_BROKER_URL", f"redis://127.0.0.1:{port}/0")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+        found = examine(fails=True)
+        assert found["postgres"]["message"] == "no answer in time"
+        assert found["broker"]["status"] == "fail"
+        assert found["openai models"]["status"] == "warn"
+
+
 def test_what_does_not_come_to_an_end_is_left_behind(monkeypatch):
     import threading
 
@@ -99,11 +112,11 @@ def test_what_does_not_come_to_an_end_is_left_behind(monkeypatch):
         hold.wait(30)
 
     begun = time.monotonic()
-    found = Asked("slow", slow).answer(time.monotonic() + 0.2)
+    found = Asked("slow", slow, fix="wait").answer(time.monotonic() + 0.2)
     hold.set()
     assert time.monotonic() - begun < 5
     assert [(one.name, one.status) for one in found] == [("first", "ok"), ("slow", "fail")]
-    assert check.PATIENCE_S <= 1.5
+    assert check.PATIENCE_S < 2
 
 
 def test_a_check_that_breaks_hides_no_other():
@@ -111,5 +124,5 @@ def test_a_check_that_breaks_hides_no_other():
         yield Check("first", "ok", "")
         raise ZeroDivisionError("by zero")
 
-    found = Asked("broken", broken).answer()
+    found = Asked("broken", broken, fix="mend it").answer(time.monotonic() + 30)
     assert [one.message for one in found] == ["", "ZeroDivisionError: by zero"]

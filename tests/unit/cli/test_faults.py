@@ -130,3 +130,20 @@ def test_an_interruption_without_words_is_called_one():
 
 def test_control_characters_of_strangers_do_not_reach_the_terminal():
     assert "\x1b" not in told(errors.BackendError("\x1b[2Jgone"))
+
+
+@pytest.mark.parametrize(
+    "kind", [errors.ConfigError, errors.DatabaseUnavailableError, errors.LLMError, PermissionError]
+)
+def test_an_error_that_does_not_say_what_to_do_next_gets_it_said(kind):
+    lines = told(kind("it went wrong")).splitlines()
+    assert len(lines) == 2
+    assert "loomq doctor" in lines[1]
+    own = errors.ConfigError("it went wrong", hint="do that")
+    assert told(own).splitlines()[1:] == ["  do that"]
+
+
+def test_a_failed_stage_names_the_place_and_the_cause_by_itself_too():
+    fault = errors.PipelineWorkerError("worker w failed", stage="s", hint="look at it")
+    fault.detail = {"where": "work.py:7", "cause": "ValueError: boom"}
+    assert told(fault).splitlines()[1:] == ["  where: work.py:7", "  cause: ValueError: boom", "  look at it"]

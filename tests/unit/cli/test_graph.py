@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given, settings
@@ -52,10 +52,16 @@ def test_mermaid_and_dot_name_every_edge(program):
 def test_svg_is_one_well_formed_file_that_needs_nothing_else(program):
     program("graph", "diamond", "--format", "svg", "--output", "it.svg")
     text = (program.folder / "it.svg").read_text()
-    root = ElementTree.fromstring(text)  # our own file
+    root = ET.fromstring(text)  # our own file
     assert len(root.findall(f".//{SVG}path")) == 4
     titles = [title.text for title in root.iter(f"{SVG}title")]
-    assert titles == ["pipeline diamond", "top: echo.local", "left: echo.local", "right: echo.frontier", "bottom: echo.local"]
+    assert titles == [
+        "pipeline diamond",
+        "top: echo.local",
+        "left: echo.local",
+        "right: echo.frontier",
+        "bottom: echo.local",
+    ]
     assert not [word for word in ("<script", "href", "@import", "url(") if word in text]
 
 
@@ -68,7 +74,7 @@ def test_json_carries_the_graph_and_the_drawing(program):
 
 def test_strange_texts_cannot_break_out_of_a_drawing():
     strange = drawing_of({"end": ()}, title='<script>"\\x&')
-    assert ElementTree.fromstring(svg(strange))[0].text == 'pipeline <script>"\\x&'
+    assert ET.fromstring(svg(strange))[0].text == 'pipeline <script>"\\x&'
     assert forms.dot(strange).startswith('digraph "<script>\\"\\\\x&" {')
     assert "s0[" in forms.mermaid(strange)  # `end` is a word of Mermaid
 
@@ -87,7 +93,7 @@ def test_a_state_has_its_colour_in_every_form(status):
 @given(dags())
 def test_any_graph_is_drawn_with_every_stage_once_and_no_two_boxes_over_each_other(parents):
     drawn = drawing_of(parents)
-    root = ElementTree.fromstring(svg(drawn))
+    root = ET.fromstring(svg(drawn))
     boxes = [rect.attrib for rect in root.iter(f"{SVG}rect") if "rx" in rect.attrib]
     assert len(boxes) == len(drawn.boxes)
     for at, one in enumerate(boxes):

@@ -8,6 +8,7 @@ import pytest
 
 from loomq.testing.llm import fake_llm
 
+ECHO = "name: echo\nworker_kind: processor\nprocessing_backend: mine_cli.echo.Backend\ntimeout_seconds: 30\n"
 LLM = """
 name: label
 worker_kind: llm
@@ -21,7 +22,11 @@ output_schema: {type: object, required: [label], properties: {label: {enum: [a, 
 def model(program, monkeypatch):
     """A worker with a language model, and a fake provider that it asks."""
     program.write("workers/label.yaml", LLM)
-    rules = [{"contains": "odd", "json": {"label": "z"}}, {"contains": "prose", "text": "no idea"}, {"json": {"label": "a"}}]
+    rules = [
+        {"contains": "odd", "json": {"label": "z"}},
+        {"contains": "prose", "text": "no idea"},
+        {"json": {"label": "a"}},
+    ]
     with fake_llm(rules) as server:
         for name, value in server.environment("openai").items():
             monkeypatch.setenv(name, value)
@@ -47,9 +52,17 @@ def test_a_failing_worker_ends_with_1_and_says_where_and_why_and_what_next(progr
     _, err = program("try", "echo", "-i", "boom=true", code=1)
     lines = err.splitlines()[1:]
     assert lines[0] == "error: worker echo failed in stage echo: ValueError: boom"
-    assert lines[1] == f"  where: {program.folder}/mine_cli/echo.py:9"
+    assert lines[1] == f"  where: {program.folder}/mine_cli/echo.py:11"
     assert lines[2] == "  cause: ValueError: boom"
     assert lines[3] == "  see where it happened: loomq try echo --debug, with the same input"
+
+
+def test_a_worker_that_takes_too_long_is_stopped_at_its_limit(program):
+    program.write("workers/slow.yaml", ECHO.replace("echo\n", "slow\n", 1).replace("30", "0.2"))
+    out, err = program("try", "slow", "-i", "nap=20", "--json", code=1)
+    found = json.loads(out)
+    assert (found["error"]["type"], found["took_ms"] < 10_000) == ("PipelineTimeoutError", True)
+    assert "timeout_seconds" in json.loads(err.splitlines()[-1])["error"]["hint"]
 
 
 def test_what_a_queue_would_run_again_is_said_to_be_so(program):
