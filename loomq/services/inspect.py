@@ -240,10 +240,10 @@ def has_ended(loom: Loom, goal_id: UUID) -> bool:
     Raises:
         GoalNotFoundError: There is no such goal.
     """
-    row = goals.get(loom.database, goal_id)
-    if row is None:
+    state = goals.state_of(loom.database, goal_id)
+    if state is None:
         raise GoalNotFoundError(f"there is no goal {goal_id}")
-    return bool(row.state != "open")
+    return state != "open"
 
 
 def goal(loom: Loom, goal_id: UUID) -> GoalView:

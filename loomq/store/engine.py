@@ -74,6 +74,7 @@ class Database:
         self._is_prepared = False
         self._pid = 0
         self._lock = threading.RLock()
+        self._listener: tuple[int, psycopg.Connection[Any]] | None = None
 
     def pool_connections(self, wanted: bool) -> None:
         """Keep connections open between uses, or (for the parent of forked children) close each after its use."""
@@ -157,28 +158,64 @@ class Database:
         raise AssertionError("not reached")
 
     @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Lend a connection for single reads, without the round trips of a transaction.
+
+        Raises:
+            DatabaseUnavailableError, SchemaOutdatedError: As ``begin``.
+        """
+        try:
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                yield connection
+        except _LOST as error:
+            raise self._unavailable(error) from error
+
+    @contextmanager
     def listen(self, channel: str, url: str | None = None) -> Iterator[Listener]:
-        """Listen to a channel on a connection of its own, past any pooler.
+        """Listen to a channel on a connection of its own, past any pooler; one is kept for the next listener.
 
         Args:
-            channel: An identifier of ours.
+            channel: An identifier of ours, always the same for one url.
             url: The direct URL, if ``database_url`` is a pooler's.
 
         Raises:
             DatabaseUnavailableError: Postgres does not answer, or went away meanwhile.
         """
         self.engine  # noqa: B018  (starts embedded services before the first connection)
-        target = (make_url(sqlalchemy_url(url)) if url else self.url).set(drivername="postgresql")
         try:
-            with psycopg.connect(
-                target.render_as_string(hide_password=False),
-                autocommit=True,
-                connect_timeout=self._connect_timeout_s,
-            ) as connection:
-                connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            connection = self._kept_listener() or self._new_listener(channel, url)
+            try:
                 yield Listener(connection)
+            except BaseException:
+                connection.close()
+                raise
         except psycopg.OperationalError as error:
             raise self._unavailable(error) from error
+        with self._lock:
+            spare, self._listener = self._listener, (os.getpid(), connection)
+        if spare is not None and spare[0] == os.getpid():
+            spare[1].close()
+
+    def _kept_listener(self) -> psycopg.Connection[Any] | None:
+        """Take the connection that the last listener left, if it is ours and still good."""
+        with self._lock:
+            kept, self._listener = self._listener, None
+        if kept is None or kept[0] != os.getpid():
+            return None
+        try:
+            kept[1].execute("SELECT 1")
+        except psycopg.OperationalError:
+            kept[1].close()
+            return None
+        return kept[1]
+
+    def _new_listener(self, channel: str, url: str | None) -> psycopg.Connection[Any]:
+        target = (make_url(sqlalchemy_url(url)) if url else self.url).set(drivername="postgresql")
+        connection = psycopg.connect(
+            target.render_as_string(hide_password=False), autocommit=True, connect_timeout=self._connect_timeout_s
+        )
+        connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        return connection
 
     def _unavailable(self, error: Exception) -> DatabaseUnavailableError:
         """Say in one line why Postgres could not be used, without its password."""
@@ -196,6 +233,9 @@ class Database:
         if self._engine is not None and self._pid == os.getpid():
             self._engine.dispose()
         self._engine = None
+        kept, self._listener = self._listener, None
+        if kept is not None and kept[0] == os.getpid():
+            kept[1].close()
 
 
 def _may_pass_at_once(error: Exception) -> bool:

@@ -104,7 +104,7 @@ def submit(
 
 def read_snapshot(database: Database, snapshot: str) -> dict[str, Any] | None:
     """Read the spec snapshot with that content address."""
-    with database.begin() as connection:
+    with database.reading() as connection:
         found: dict[str, Any] | None = connection.scalar(select(specs.c.body).where(specs.c.hash == snapshot))
         return found
 
@@ -145,28 +145,34 @@ def unfollowed(database: Database, older_s: float) -> list[UUID]:
     return [row[0] for row in rows]
 
 
+def state_of(database: Database, goal_id: UUID) -> str | None:
+    """Read a goal's state alone, for whoever asks often."""
+    rows = database.call("SELECT state FROM goals WHERE id = %(goal)s", {"goal": goal_id})
+    return str(rows[0][0]) if rows else None
+
+
 def get(database: Database, goal_id: UUID) -> Row[Any] | None:
     """Read one goal's row."""
-    with database.begin() as connection:
+    with database.reading() as connection:
         return connection.execute(select(goals).where(goals.c.id == goal_id)).one_or_none()
 
 
 def find_by_key(database: Database, key: str) -> UUID | None:
     """Find the goal of an idempotency key."""
-    with database.begin() as connection:
+    with database.reading() as connection:
         found: UUID | None = connection.scalar(select(idempotency_keys.c.goal_id).where(idempotency_keys.c.key == key))
         return found
 
 
 def count_open(database: Database) -> int:
     """Count the goals that have not ended; read from their own small index."""
-    with database.begin() as connection:
+    with database.reading() as connection:
         return connection.scalar(select(func.count()).where(goals.c.state == "open")) or 0
 
 
 def find_by_prefix(database: Database, prefix: str) -> list[UUID]:
     """Find up to ten goals whose id begins so, newest first."""
-    with database.begin() as connection:
+    with database.reading() as connection:
         query = select(goals.c.id).where(func.cast(goals.c.id, literal("").type).like(prefix + "%"))
         return list(connection.scalars(query.order_by(goals.c.id.desc()).limit(10)))
 
@@ -179,7 +185,7 @@ def states(database: Database, goal_id: UUID) -> tuple[str, set[str]] | None:
         .where(goals.c.id == goal_id)
         .group_by(goals.c.state)
     )
-    with database.begin() as connection:
+    with database.reading() as connection:
         found = connection.execute(query).one_or_none()
     return (found[0], set(found[1])) if found else None
 
@@ -192,7 +198,7 @@ def stages_of(database: Database, goal_id: UUID, *, outputs: bool = True) -> lis
     """
     columns = [column for column in stages.c if outputs or column.name != "output"]
     query = select(*columns).where(stages.c.goal_id == goal_id)
-    with database.begin() as connection:
+    with database.reading() as connection:
         return list(connection.execute(query.order_by(stages.c.ready_at.asc().nulls_last(), stages.c.name)))
 
 
@@ -216,5 +222,5 @@ def listed(
         .lateral()
     )
     query = select(chosen, counts).join_from(chosen, counts, literal(value=True)).order_by(chosen.c.id.desc())
-    with database.begin() as connection:
+    with database.reading() as connection:
         return list(connection.execute(query))

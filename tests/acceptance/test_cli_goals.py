@@ -194,9 +194,9 @@ def test_inputs_that_break_the_contract_are_refused_before_anything_is_written(s
 def test_run_starts_a_node_of_its_own_when_the_one_it_counted_on_goes(shop, loomq, start_node):
     node = start_node("-c", "1")
     running = loomq.start("run", "line", "-i", "n=0", "-i", "sleep=2")
-    wait_until(
-        lambda: any(line.status == "processing" for line in inspect.listed(shop.loom(), limit=1)), "the first stage"
-    )
+    watcher = shop.loom()
+    wait_until(lambda: [line for line in inspect.listed(watcher, limit=1) if line.stages_done], "the first stage")
+    watcher.close()
     node.kill()
     out, _ = loomq.finish(running)
     assert "  n: 3" in out
