@@ -28,7 +28,7 @@ $(STAMP): requirements/dev.lock requirements/install.sh pyproject.toml
 	@printf '%s\n' '$(CURDIR)' > $@
 
 demo: setup ## Run the main job: ask your own Python
-	@$(BIN)/loomq run pydocs
+	@$(BIN)/loomq fake-llm --extractive --port 0 --unless-configured -- $(BIN)/loomq run pydocs
 	@printf '\n%s\n' 'Next:'
 	@printf '  %s\n' \
 	    '$(BIN)/loomq run ask "how do I retry a connection with a timeout?"   ask the index' \
@@ -46,7 +46,7 @@ flower: setup ## Watch the tasks in Flower: read-only, with a password, on this 
 	    --address=127.0.0.1 --port=$(FLOWER_PORT) --read_only
 
 test: setup ## Run all tests
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -n 2 --dist loadfile
 
 test-unit: setup ## Run the unit tests only, which touch no service
 	@$(PY) -m pytest -q tests/unit

@@ -23,6 +23,12 @@ from pydantic_settings import (
 from loomq.errors import ConfigError
 
 PROJECT_MARKERS = ("loomq.toml", "workers", "pyproject.toml")
+_POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
+_SCHEMES = {
+    "database_url": _POSTGRES,
+    "listen_url": _POSTGRES,
+    "broker_url": ("redis", "rediss", "amqp", "amqps", "pyamqp", "redis+socket", "sentinel"),
+}
 _LOOPBACK_HOSTS = {"localhost", "::1", ""}
 _LOOPBACK_ADDRESS = re.compile(r"127(\.\d{1,3}){3}")
 
@@ -118,10 +124,12 @@ class Settings(BaseSettings):
             ) from None
         except ValueError as error:
             raise ConfigError(f"loomq.toml cannot be read: {error}") from None
-        for name in ("database_url", "listen_url", "broker_url"):
+        for name, schemes in _SCHEMES.items():
             url = getattr(found, name)
-            if url and not found.insecure:
-                refuse_unprotected(f"LOOMQ_{name.upper()}", url)
+            if url:
+                _refuse_other_schemes(f"LOOMQ_{name.upper()}", url, schemes)
+                if not found.insecure:
+                    refuse_unprotected(f"LOOMQ_{name.upper()}", url)
         return found
 
     @property
@@ -143,6 +151,15 @@ class Settings(BaseSettings):
     def router_rules_path(self) -> Path:
         """Where the router's rules stand, if there are any."""
         return self.project / "deploy" / "router_rules.yaml"
+
+
+def _refuse_other_schemes(name: str, url: str, schemes: tuple[str, ...]) -> None:
+    """Refuse what is not one of the services that loomq speaks to; a bare host would become some default's."""
+    for part in url.split(";"):
+        scheme, found, _ = part.partition("://")
+        if not found or scheme not in schemes:
+            shown = ", ".join(f"{each}://" for each in schemes[:3])
+            raise ConfigError(f"{name} does not begin with {shown} …", hint=f"write it as {schemes[0]}://host/…")
 
 
 def refuse_unprotected(name: str, url: str) -> None:

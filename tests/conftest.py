@@ -28,30 +28,46 @@ from loomq.store.engine import Database, sqlalchemy_url
 from loomq.testing import wait_until
 
 
-@pytest.fixture(scope="session")
-def shared_dir() -> Iterator[Path]:
-    """A folder for the whole run, the same for all of pytest-xdist's processes, short and open to server users."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid4().hex)[:8]
-    folder = Path(tempfile.gettempdir()) / f"loomq-test-{os.getuid()}-{run}"
-    folder.mkdir(mode=0o711, exist_ok=True)
-    folder.chmod(0o711)
-    yield folder
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        shutil.rmtree(folder, ignore_errors=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the run, once for all of pytest-xdist's processes."""
+    if not hasattr(config, "workerinput"):
+        os.environ["LOOMQ_TEST_RUN"] = uuid4().hex[:8]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the run's servers and remove its traces, when every process of the run is done."""
+    if not hasattr(config, "workerinput") and _run_dir().exists():
+        if given := os.environ.get("LOOMQ_TEST_DATABASE_URL"):
+            with _admin(given) as admin:
+                admin.execute(f"DROP DATABASE IF EXISTS loomq_template_{os.environ['LOOMQ_TEST_RUN']} WITH (FORCE)")
+        embedded.stop(_services())
+        shutil.rmtree(_run_dir(), ignore_errors=True)
+
+
+def _run_dir() -> Path:
+    """A folder for the whole run, short and open to the servers' user."""
+    return Path(tempfile.gettempdir()) / f"loomq-test-{os.getuid()}-{os.environ['LOOMQ_TEST_RUN']}"
+
+
+def _services() -> embedded.EmbeddedServices:
+    return embedded.services_for(Settings(project=_run_dir(), data=_run_dir() / "data"))
 
 
 @pytest.fixture(scope="session")
-def server_urls(shared_dir: Path) -> Iterator[tuple[str, str]]:
+def shared_dir() -> Path:
+    """The run's folder."""
+    _run_dir().mkdir(mode=0o711, exist_ok=True)
+    _run_dir().chmod(0o711)
+    return _run_dir()
+
+
+@pytest.fixture(scope="session")
+def server_urls(shared_dir: Path) -> tuple[str, str]:
     """Postgres and Redis: those that the environment names, else private embedded ones of this run."""
     database, broker = os.environ.get("LOOMQ_TEST_DATABASE_URL"), os.environ.get("LOOMQ_TEST_BROKER_URL")
-    if database and broker:
-        yield database, broker
-        return
-    services = embedded.services_for(Settings(project=shared_dir, data=shared_dir / "data"))
-    embedded.ensure(services)
-    yield database or services.database_url, broker or services.broker_url
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        embedded.stop(services)
+    if not (database and broker):
+        embedded.ensure(_services())
+    return database or _services().database_url, broker or _services().broker_url
 
 
 def _admin(url: str) -> psycopg.Connection[Any]:
@@ -60,7 +76,7 @@ def _admin(url: str) -> psycopg.Connection[Any]:
 
 
 @pytest.fixture(scope="session")
-def template(server_urls: tuple[str, str], shared_dir: Path) -> Iterator[str]:
+def template(server_urls: tuple[str, str], shared_dir: Path) -> str:
     """A migrated database that each test's own is copied from; made once a run."""
     name = f"loomq_template_{shared_dir.name.rpartition('-')[2]}"
     with (shared_dir / "template.lock").open("w") as lock:
@@ -70,10 +86,7 @@ def template(server_urls: tuple[str, str], shared_dir: Path) -> Iterator[str]:
                 admin.execute(f"CREATE DATABASE {name}")
                 database = Database(_with_database(server_urls[0], name), pooled=False)
                 migrate.upgrade(database)
-    yield name
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        with _admin(server_urls[0]) as admin:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    return name
 
 
 def _with_database(url: str, name: str) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loomq.llm.http import HttpPool
 
 PROVIDERS = ("anthropic", "openai", "ollama")
+WITHOUT_A_MODEL = "to go on without a model: loomq fake-llm --extractive --unless-configured -- COMMAND"
 
 
 class Tiers:
@@ -58,7 +59,7 @@ class Tiers:
             if model is None:
                 raise ConfigError(
                     f"tier {tier} is served by {provider}, and no model is named: set {' or '.join(names)}",
-                    hint=f"loomq doctor lists the models that {provider} offers",
+                    hint=f"loomq doctor lists the models that {provider} offers\n{WITHOUT_A_MODEL}",
                 )
             self._backends[tier] = self.connect(provider, model)
         return self._backends[tier]
@@ -82,8 +83,8 @@ class Tiers:
         if not found:
             raise ConfigError(
                 f"no language model is configured, so nothing serves tier {tier}",
-                hint="set ANTHROPIC_API_KEY, OPENAI_API_KEY, OPENAI_BASE_URL or OLLAMA_URL, and a model;"
-                " `loomq fake-llm` is one to try with",
+                hint="set ANTHROPIC_API_KEY, OPENAI_API_KEY, OPENAI_BASE_URL or OLLAMA_URL, and a model\n"
+                + WITHOUT_A_MODEL,
             )
         return found[0]
 

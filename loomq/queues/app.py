@@ -146,7 +146,7 @@ def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -
         "task_create_missing_queues": True,
         "task_queue_max_priority": None if is_redis else 9,
         "task_default_queue": queues[0] if queues else "loomq.control",
-        "worker_send_task_events": False,  # Flower turns them on when it comes; unread they cost a third of the parent
+        "worker_send_task_events": True,  # a read-only Flower cannot turn them on
         "worker_hijack_root_logger": True,
         "enable_utc": True,
         "timezone": "UTC",

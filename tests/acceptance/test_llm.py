@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from datetime import datetime
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -198,3 +203,71 @@ def test_a_node_without_a_provider_fails_the_goal_and_names_the_variables(projec
         submit_task("plain", {"text": "a cat"}, loom=loom).result(timeout=30)
     assert "ANTHROPIC_API_KEY" in caught.value.error["hint"]
     assert caught.value.error["retryable"] is False
+
+
+SHIPPED = Path(__file__).parents[2]
+TEXT = "Order 4711 of 3 May has not arrived. I want my 20 euros back."
+
+
+def test_the_shipped_triage_extracts_classifies_and_sums_up(project, loom, start_node):
+    for name in ("workers/extractor", "workers/classifier", "workers/summarizer", "pipelines/triage"):
+        shutil.copy(SHIPPED / f"{name}.yaml", project.folder / f"{name}.yaml")
+    said = [
+        {"contains": "Read the named fields", "json": {"fields": {"order": "4711", "phone": None}}},
+        {
+            "contains": "into exactly one",
+            "json": {"category": "refund", "confidence": 0.9, "reason": "It asks for it."},
+        },
+        {"contains": "Sum up the text", "text": 'Here:\n```json\n{"summary": "A late order."}\n```'},
+    ]
+    with fake_llm(said) as server:
+        project.env = {**server.environment("openai"), "HOME": str(project.folder)}
+        start_node("-c", "1")
+        context = {"text": TEXT, "fields": ["order", "phone"], "categories": ["refund", "praise"]}
+        result = submit_goal("", pipeline="triage", context=context, loom=loom).result(timeout=30)
+
+        prompts = [json.loads(entry.body["messages"][-1]["content"]) for entry in server.journal]
+    assert {name: value for name, value in result.items() if name != "_timeline"} == {
+        "facts": {"order": "4711", "phone": None}, "category": "refund", "confidence": 0.9, "summary": "A late order.",
+    }  # fmt: skip
+    assert prompts == [
+        {"text": TEXT, "fields": ["order", "phone"]},
+        {"text": TEXT, "categories": ["refund", "praise"], "facts": {"order": "4711", "phone": None}},
+        {"text": TEXT, "facts": {"order": "4711", "phone": None}, "category": "refund"},
+    ]
+
+
+def test_the_extractive_summarizer_comes_up_for_one_run_and_is_asked_over_openai_s_wire(project):
+    shutil.copy(SHIPPED / "workers/pydocs_summarizer.yaml", project.folder / "workers")
+    project.pipeline(
+        "brief",
+        "- {name: summary, worker_type: pydocs_summarizer, input_mapping: {text: goal.context.text}}",
+        "output: {summary: summary.output.summary, by: summary.model_used}\n",
+    )
+    project.env = {**dict.fromkeys(NAMES, ""), "HOME": str(project.folder)}
+    journal = project.folder / "journal.jsonl"
+    loomq = [sys.executable, "-m", "loomq.cli.main"]
+    text = "A broker keeps messages until a worker takes them away."
+    context = json.dumps({"text": text})
+
+    def run(*before):
+        return subprocess.run(
+            [*before, *loomq, "run", "brief", "--context", context, "--timeout", "60", "--json"],
+            cwd=project.folder, env=project.environment, capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+
+    done = run(
+        *loomq, "fake-llm", "--extractive", "--port", "0", "--journal", str(journal), "--unless-configured", "--"
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["result"]
+    assert (result["summary"], result["by"]) == (text, "loomq-extractive-1 (not an LLM)")
+    (entry,) = map(json.loads, journal.read_text().splitlines())
+    assert (entry["wire"], entry["path"]) == ("openai", "/v1/chat/completions")
+    assert entry["body"].keys() == {"model", "messages", "max_completion_tokens"}
+    assert [message["role"] for message in entry["body"]["messages"]] == ["system", "user"]
+    assert json.loads(entry["body"]["messages"][1]["content"]) == {"text": text}
+
+    without = run()
+    assert without.returncode == 1
+    assert "loomq fake-llm --extractive" in without.stderr

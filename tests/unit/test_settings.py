@@ -185,7 +185,7 @@ def test_what_is_no_url_is_refused_without_its_password(url):
 
 @pytest.mark.parametrize("name", ["database_url", "listen_url", "broker_url"])
 def test_every_url_is_looked_at(monkeypatch, name):
-    url = "postgresql://u:pw@db.example.com/db"
+    url = "amqp://u:pw@db.example.com/db" if name == "broker_url" else "postgresql://u:pw@db.example.com/db"
     monkeypatch.setenv(f"LOOMQ_{name.upper()}", url)
     with pytest.raises(ConfigError, match=f"LOOMQ_{name.upper()} points at db.example.com without TLS"):
         Settings.load()
@@ -193,4 +193,19 @@ def test_every_url_is_looked_at(monkeypatch, name):
     assert getattr(Settings.load(), name) == url
     monkeypatch.setenv("LOOMQ_INSECURE", "0")
     with pytest.raises(ConfigError, match="without TLS"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE_URL", "foo"),
+        ("DATABASE_URL", "mysql://u:p@localhost/x"),
+        ("BROKER_URL", "localhost"),
+        ("BROKER_URL", "htp://x"),
+    ],
+)
+def test_what_is_no_service_of_ours_is_refused_by_name(monkeypatch, name, url):
+    monkeypatch.setenv(f"LOOMQ_{name}", url)
+    with pytest.raises(ConfigError, match=f"LOOMQ_{name} does not begin with"):
         Settings.load()

@@ -58,6 +58,7 @@ def render(report: Mapping[str, Any], groups: int) -> str:
         _figures(report["figures"]),
         _answer(report["answer"]),
         _summary(report["summary"]),
+        _digest(report["digest"]),
         _keywords(report["keywords"]),
         _readability(report["readability"]),
         _near_duplicates(report["near_duplicates"], groups),
@@ -108,12 +109,22 @@ def _answer(answer: Mapping[str, Any]) -> str:
 
 
 def _summary(summary: Mapping[str, Any]) -> str:
+    quotes = _quoted(summary["quotes"])
+    if " ".join(quote["text"] for quote in summary["quotes"]) == summary["text"]:
+        told = quotes
+    else:
+        basis = f'<p class="soft">It points to:</p>{quotes}' if quotes else ""
+        told = f"{_paragraphs(summary['text'])}{basis}"
+    return f"<h2>Summary</h2>{told}<p><small>Written by <b>{escape(summary['model'])}</b>.</small></p>"
+
+
+def _digest(digest: Mapping[str, Any]) -> str:
     cards = "".join(
         f'<div class="card"><h3>{escape(entry["package"])}</h3>{_quoted(entry["sentences"])}</div>'
-        for entry in summary["packages"]
+        for entry in digest["packages"]
     )
-    method = f"<p><small>{escape(summary['method'])}</small></p>"
-    return f"<h2>In its own words</h2>{_quoted(summary['sentences'])}{method}<div class='grid'>{cards}</div>"
+    method = f"<p><small>{escape(digest['method'])}</small></p>"
+    return f"<h2>The largest packages in their own words</h2>{method}<div class='grid'>{cards}</div>"
 
 
 def _keywords(keywords: Mapping[str, Any]) -> str:
@@ -145,6 +156,10 @@ def _near_duplicates(groups: Sequence[Mapping[str, Any]], shown: int) -> str:
     )
     told = f"{len(groups)} groups of passages share most of their runs of five words. The largest:"
     return f"<h2>Said more than once</h2><p>{told}</p><div class='grid'>{cards}</div>"
+
+
+def _paragraphs(text: str) -> str:
+    return "".join(f"<p>{escape(part)}</p>" for part in text.split("\n\n"))
 
 
 def _quoted(entries: Iterable[Mapping[str, Any]]) -> str:

@@ -44,10 +44,11 @@ class Report(SyncProcessingBackend):
                 "reading_ease": payload["readability"]["overall"]["reading_ease"],
             },
             "answer": payload["answer"],
-            "summary": payload["summary"],
+            "summary": _summary(payload),
+            "digest": payload["digest"],
             "keywords": {
                 "overall": keywords["overall"][:20],
-                "packages": _telling(keywords["packages"], payload["summary"], self._packages),
+                "packages": _telling(keywords["packages"], payload["digest"], self._packages),
             },
             "readability": {"overall": payload["readability"]["overall"], "packages": ranked},
             "near_duplicates": groups,
@@ -64,9 +65,17 @@ class Report(SyncProcessingBackend):
         return {"output": output, "model_used": None}
 
 
-def _telling(keywords: Mapping[str, list[Any]], summary: Mapping[str, Any], limit: int) -> dict[str, list[Any]]:
-    """Take the packages that the summary speaks of, then those with the strongest keywords."""
-    first = [entry["package"] for entry in summary["packages"] if entry["package"] in keywords]
+def _summary(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the summary with its model's name, and with the places of those sentences that it really quotes."""
+    said = payload["summary"]
+    places = {entry["text"]: entry for entry in payload["digest"]["sentences"]}
+    quotes = [places[text] for text in said.get("sentences", ()) if text in places]
+    return {"text": said["summary"], "model": payload["summary_by"], "quotes": quotes}
+
+
+def _telling(keywords: Mapping[str, list[Any]], digest: Mapping[str, Any], limit: int) -> dict[str, list[Any]]:
+    """Take the packages that the digest speaks of, then those with the strongest keywords."""
+    first = [entry["package"] for entry in digest["packages"] if entry["package"] in keywords]
     strength = {package: sum(entry["score"] for entry in entries) for package, entries in keywords.items() if entries}
     others = sorted(
         strength.keys() - set(first), key=lambda package: (package.startswith("_"), -strength[package], package)

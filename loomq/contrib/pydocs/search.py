@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import psycopg
 
 NOT_INDEXED = "the index of the Python documentation does not exist yet"
-RUN_FIRST = "run this first: loomq run pydocs"
+RUN_FIRST = "run this first: loomq fake-llm --extractive --unless-configured -- loomq run pydocs"
 
 # Candidates for each passage that is given, since near duplicates are dropped.
 _SPARE = 4

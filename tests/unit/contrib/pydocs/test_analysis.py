@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loomq.contrib.pydocs.digest import prose_of
 from loomq.contrib.pydocs.keywords import rank
 from loomq.contrib.pydocs.near_duplicates import grouped, similar_pairs, word_runs
 from loomq.contrib.pydocs.readability import Measure, syllables
 from loomq.contrib.pydocs.records import Chunk
-from loomq.contrib.pydocs.summary import prose_of
 from loomq.llm.fake_server.extractive import MAX_OVERLAP, choose, text_rank
 
 SETS = st.lists(st.frozensets(st.sampled_from("abcdefghij"), max_size=8), max_size=14)

@@ -42,7 +42,8 @@ def report(text):
             "question": text, "answer": text, "root": text,
             "passages": [{**told, "sentence": text, "highlights": [[1, 7], [8, 13]]}],
         },
-        "summary": {"sentences": [told], "packages": [{"package": text, "sentences": [told]}], "method": text},
+        "summary": {"text": f"So: {text}", "model": text, "quotes": [told]},
+        "digest": {"sentences": [told], "packages": [{"package": text, "sentences": [told]}], "method": text},
         "keywords": {"overall": [{"term": text, "score": 1}], "packages": {text: [{"term": text, "score": 0.5}]}},
         "readability": {"overall": scores, "packages": [{"package": text, **scores}]},
         "near_duplicates": [{"members": [place, place], "similarity": 0.75, "text": text}],
@@ -70,3 +71,18 @@ def test_a_question_without_an_answer_says_so():
     found = report("x")
     found["answer"] = {**found["answer"], "passages": [], "answer": "Nothing there."}
     assert "<p>Nothing there.</p>" in render(found, groups=0)
+
+
+def test_a_summary_in_a_model_s_own_words_stands_above_the_sentences_that_it_points_to():
+    found = report("x")
+    page = render({**found, "summary": {**found["summary"], "model": "llama (local)"}}, groups=0)
+    assert "<p>So: x</p>" in page
+    assert page.index("So: x") < page.index("It points to:") < page.index("x:3", page.index("It points to:"))
+    assert "Written by <b>llama (local)</b>" in page
+
+
+def test_a_summary_that_only_quotes_is_shown_once_with_the_places():
+    found = report("x")
+    page = render({**found, "summary": {**found["summary"], "text": "x"}}, groups=0)
+    assert "It points to:" not in page
+    assert "<h2>Summary</h2><p>x <span" in page

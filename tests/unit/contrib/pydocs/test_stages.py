@@ -55,8 +55,14 @@ def test_the_stages_fit_together_and_end_in_a_report(space, library, run_stages)
         assert first in (library / chunk.file).read_text().split("\n")[chunk.line - 1].replace("\\\\", "\\")
     assert outputs["near_duplicates"]["groups"] > 0
     assert outputs["readability"]["packages"] > 2
-    assert outputs["summary"]["sentences"]
+    material = {entry["text"]: entry["citation"] for entry in outputs["digest"]["sentences"]}
+    quoted = outputs["summary"]["sentences"]
+    assert set(quoted) <= material.keys()
+    assert outputs["summary"]["summary"] == " ".join(quoted) == result["summary"]
     page = Path(result["report"]).read_text()
+    assert result["summary_by"].endswith("(not an LLM)")
+    assert f"Written by <b>{result['summary_by']}</b>" in page
+    assert material[quoted[0]] in page
     assert "json.load" in page
     assert result["figures"]["passages"] == len(chunks)
     assert space.read_json(outputs["report"]["json_ref"])["figures"] == result["figures"]

@@ -1,4 +1,4 @@
-"""Summary: the sentences that stand for the corpus and for its largest packages, chosen by TextRank, none invented."""
+"""Digest: the sentences that stand for the corpus and for its largest packages, chosen by TextRank, none invented."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MODEL = "TextRank over TF-IDF (extractive, not an LLM)"
-METHOD = "Every sentence is quoted from the documentation; TextRank chose it. No language model was involved."
+METHOD = "Every sentence is quoted from the documentation; TextRank chose it, and no language model."
 
 # How much a text of this kind says what its package is for.
 OVERVIEW = {"module": 1.0, "topic": 1.0, "class": 0.4, "function": 0.1}
@@ -35,24 +35,24 @@ class Sentence(Candidate):
         return {"text": self.text, "symbol": self.chunk.symbol, "citation": f"{self.chunk.file}:{self.line}"}
 
 
-class Summary(SyncProcessingBackend):
-    """Choose the sentences of the summary.
+class Digest(SyncProcessingBackend):
+    """Choose what a summary is made from.
 
     Args:
-        length: How many sentences stand for the corpus.
+        length: How many sentences stand for the corpus, at most.
         packages: How many of the largest packages are summed up.
         package_length: With how many sentences each.
         candidates: How many sentences of the corpus are ranked against each other, at most; of a package half as many.
     """
 
-    def __init__(self, length: int = 5, packages: int = 6, package_length: int = 2, candidates: int = 240) -> None:
+    def __init__(self, length: int = 24, packages: int = 6, package_length: int = 2, candidates: int = 240) -> None:
         self._length = length
         self._packages = packages
         self._package_length = package_length
         self._candidates = candidates
 
     def process_sync(self, payload: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """Sum up the passages of ``chunks_ref``, with the corpus' keywords as what matters."""
+        """Choose from the passages of ``chunks_ref``, with the corpus' keywords as what matters; the best first."""
         space = workspace()
         chunks = list(read_records(space, payload["chunks_ref"], Chunk))
         topic = {entry["term"]: entry["score"] for entry in space.read_json(payload["keywords_ref"])["overall"]}
@@ -65,7 +65,7 @@ class Summary(SyncProcessingBackend):
         chosen = choose(nearest[: self._candidates], self._length)
         packages = self._of_packages(chunks, found)
         output = {
-            "text": " ".join(sentence.text for sentence in chosen),
+            "text": "\n\n".join(sentence.text for sentence in chosen),
             "sentences": [sentence.to_json() for sentence in chosen],
             "packages": packages,
             "considered": len(found),
