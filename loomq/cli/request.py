@@ -153,11 +153,16 @@ def parse_inputs(pairs: Sequence[str], context: str | None = None, *, option: st
 
 
 def parse_value(text: str) -> Any:
-    """Read one value: what ``@file`` holds (``@-`` is stdin), then JSON if it is JSON, else the text itself."""
+    """Read one value: what ``@file`` holds (``@-`` is stdin), then JSON if it is JSON, else the text itself.
+
+    What begins as a list or an object on the command line was meant as one, and is refused if it is broken.
+    """
     content = _read(text[1:]) if text.startswith("@") else text
     try:
         return _strict_json(content)
-    except ValueError:
+    except ValueError as error:
+        if content is text and text.lstrip().startswith(("[", "{")):
+            raise click.UsageError(f"{text} is not JSON: {error}; for text, quote it: '\"…\"'") from None
         return content
 
 

@@ -32,7 +32,8 @@ def as_stage_error(error: Exception, stage: str, worker: str, timeout_s: float) 
     hint = getattr(error, "hint", None)
     if isinstance(error, PipelineStageError):
         found = copy.copy(error)  # not the same object: it is raised with the original as its cause
-        found.message, found.stage = _text(error), getattr(error, "stage", "") or stage
+        text, found.stage = _text(error), getattr(error, "stage", "") or stage
+        found.message = text if found.stage in text else f"stage {found.stage}: {text}"
         found.hint = storable_text(hint) if hint else None
         found.args = (found.message,)
         return found

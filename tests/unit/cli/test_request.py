@@ -27,7 +27,6 @@ from loomq.cli.request import parse_inputs, parse_value
         ("01", "01"),
         ("a=b", "a=b"),
         ('"@home"', "@home"),
-        ("[" * 100_000, "[" * 100_000),
     ],
 )
 def test_a_value_is_json_if_it_is_json_and_text_if_not(text, value):
@@ -77,3 +76,9 @@ def test_a_file_that_is_not_text_is_a_usage_error(tmp_path):
     (tmp_path / "blob").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(click.UsageError, match="UTF-8"):
         parse_value(f"@{tmp_path}/blob")
+
+
+@pytest.mark.parametrize("text", ["[1,", '{"a": }', "[" * 100_000])
+def test_a_broken_list_or_object_is_refused_and_not_taken_for_text(text):
+    with pytest.raises(click.UsageError, match="is not JSON"):
+        parse_value(text)

@@ -108,8 +108,9 @@ def test_a_stage_error_keeps_its_kind_and_all_it_said(kind):
     error.detail = {"cause": "KeyError: 'x'"}
     fault = _fault(error)
     assert type(fault) is kind
-    assert (fault.message, fault.hint, fault.stage, fault.retryable) == ("broken", "mend it", "inner", True)
-    assert fault.to_json() == error.to_json()
+    assert (fault.message, fault.hint) == ("stage inner: broken", "mend it")
+    assert (fault.stage, fault.retryable) == ("inner", True)
+    assert fault.to_json() == {**error.to_json(), "message": "stage inner: broken"}
     assert _fault(kind("broken")).stage == "chunk"
 
 
