@@ -34,7 +34,7 @@ def inline_json(value: Any, *, what: str, limit_bytes: int) -> str:
     if size > limit_bytes:
         raise PayloadTooLargeError(
             f"{what} takes {size:,} bytes; at most {limit_bytes:,} are kept inline",
-            hint="write it to the workspace and pass the file's name on (loomq.workspace.WorkspaceManager)",
+            hint="write it to the workspace (loomq.workspace.WorkspaceManager.write_json), pass its name on",
         )
     return text
 
