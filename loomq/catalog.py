@@ -13,6 +13,7 @@ from loomq.errors import ConfigError, ImportRefusedError
 from loomq.kinds import KINDS, find_files, kind_of, shown_name
 from loomq.pipelines import spec as pipeline
 from loomq.pipelines.check import check_pipeline
+from loomq.pipelines.neighbours import Neighbours
 from loomq.problems import Problem, suggest
 from loomq.queues import spec as router
 from loomq.registry import is_allowed, load_dotted
@@ -85,7 +86,7 @@ def load_catalog(
     if paths:
         shown = {shown_name(file) for file in chosen} | {shown_name(path) for path in paths}
         problems = [problem for problem in problems if problem.file in shown]
-    problems = sorted(set(problems), key=lambda one: (one.file, one.line, one.col, one.id))
+    problems = sorted(set(problems), key=lambda one: (one.file, one.line, one.col, one.id, one.message))
     return reader.catalog(), problems
 
 
@@ -168,6 +169,7 @@ class _Reader:
         self.entries: dict[tuple[str, str], _Entry] = {}
         self.settled: frozenset[tuple[str, str]] = frozenset()
         self.known_workers: set[str] = set()
+        self.unread_pipelines: set[str] = set()
 
     def settle(self) -> None:
         """Mark what was read so far as the user's choice, which wins over the project's files."""
@@ -176,10 +178,12 @@ class _Reader:
     def read(self, file: Path) -> None:
         """Read one file and check it alone."""
         document, problems = read_document(file, shown_name(file))
-        if file.resolve().parent.name == "workers":
+        folder = file.resolve().parent.name
+        if folder == "workers":
             self.known_workers.add(file.stem)
         self.problems += problems
         if document is None:
+            self.unread_pipelines.update([file.stem] if folder == "pipelines" else [])
             return
         kind = kind_of(file, document.value)
         if kind is None:
@@ -215,6 +219,7 @@ class _Reader:
 
     def check(self) -> None:
         """Check what needs more than one file, and what YAML names outside itself."""
+        neighbours = Neighbours(self.known_workers, self._pipelines(), self._contracts)
         for entry in self.entries.values():
             if entry.spec is None:
                 continue
@@ -223,16 +228,21 @@ class _Reader:
             if isinstance(entry.spec, router.RouterRules):
                 self.problems += self._override_problems(entry.document, entry.spec)
             elif isinstance(entry.spec, pipeline.PipelineSpec):
-                self.problems += check_pipeline(
-                    entry.document, entry.spec, workers=self.known_workers, schemas=self._schemas
-                )
+                self.problems += check_pipeline(entry.document, entry.spec, neighbours)
 
-    def _schemas(self, stage: StageSpec) -> Schemas:
+    def _pipelines(self) -> dict[str, PipelineSpec | None]:
+        found: dict[str, PipelineSpec | None] = dict.fromkeys(self.unread_pipelines)
+        for (kind, name), entry in self.entries.items():
+            if kind == "pipeline":
+                found[name] = entry.spec if isinstance(entry.spec, pipeline.PipelineSpec) else None
+        return found
+
+    def _contracts(self, name: str, stage: StageSpec | None) -> Schemas:
         """Give a stage's contracts; what is broken there is reported at its own place, and checks nothing here."""
-        entry = self.entries.get(("worker", stage.worker_type))
+        entry = self.entries.get(("worker", name))
         spec = entry.spec if entry else None
         if not isinstance(spec, worker.WorkerSpec):
-            return worker.Schemas(stage.input_schema, stage.output_schema)
+            return worker.Schemas(stage.input_schema, stage.output_schema) if stage else worker.Schemas(None, None)
         try:
             found = resolve_schemas(spec, stage, allow=self.allow)
         except ImportRefusedError:

@@ -12,9 +12,11 @@ can help. The tree, checked against the classes by ``tests/architecture``::
     │   ├── BrokerUnavailableError
     │   ├── SubmitUnavailableError
     │   ├── SchemaOutdatedError
+    │   ├── SchemaNewerError
     │   └── EmbeddedServiceError
     ├── NotFoundError
     │   └── GoalNotFoundError
+    ├── DeadLetterError
     ├── GoalFailedError
     │   └── GoalCancelledError
     ├── WaitTimeoutError
@@ -132,6 +134,12 @@ class SchemaOutdatedError(EnvironmentNotReadyError):
     retryable = False
 
 
+class SchemaNewerError(EnvironmentNotReadyError):
+    """The database has been migrated by a version newer than this one."""
+
+    retryable = False
+
+
 class EmbeddedServiceError(EnvironmentNotReadyError):
     """A private Postgres or Redis could not be started."""
 
@@ -144,6 +152,10 @@ class NotFoundError(LoomqError):
 
 class GoalNotFoundError(NotFoundError):
     """No goal has that id."""
+
+
+class DeadLetterError(LoomqError):
+    """A dead letter that cannot be replayed, edited or dropped any more, or never could."""
 
 
 class GoalFailedError(LoomqError):

@@ -10,6 +10,8 @@ from loomq.errors import InlineValueError, PayloadTooLargeError
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LONGEST_TEXT = 8_000
+_FAR = 2
+_LEAST = 2  # what any value takes with the comma behind it
 
 
 def inline_json(value: Any, *, what: str, limit_bytes: int) -> str:
@@ -24,19 +26,51 @@ def inline_json(value: Any, *, what: str, limit_bytes: int) -> str:
         InlineValueError: It is not JSON, or holds what ``jsonb`` cannot store.
         PayloadTooLargeError: It is too large.
     """
+    if _is_far_larger(value, limit_bytes):
+        raise _too_large(what, f"more than {_FAR * limit_bytes:,} bytes", limit_bytes)
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise InlineValueError(f"{what} is not JSON: {error}") from None
+    if size > limit_bytes:
+        raise _too_large(what, f"{size:,} bytes", limit_bytes)
     if _ESCAPED_NUL.search(text):
         raise InlineValueError(f"{what} holds a NUL character, which Postgres cannot store")
-    if size > limit_bytes:
-        raise PayloadTooLargeError(
-            f"{what} takes {size:,} bytes; at most {limit_bytes:,} are kept inline",
-            hint="write it to the workspace (loomq.workspace.WorkspaceManager.write_json), pass its name on",
-        )
     return text
+
+
+def _too_large(what: str, size: str, limit_bytes: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(
+        f"{what} takes {size}; at most {limit_bytes:,} are kept inline",
+        hint="write it to the workspace (loomq.workspace.WorkspaceManager.write_json) and pass its name on as a file"
+        " ref; the worker that lists the field in resolve_file_refs gets the content",
+    )
+
+
+def _is_far_larger(value: Any, limit_bytes: int) -> bool:
+    """Say whether a value is several times too large, without writing it, which takes a second for 100 MB.
+
+    Lists and objects are counted once, so one that holds itself has an end here, and is told by ``json``.
+    """
+    most = _FAR * limit_bytes
+    size, seen, found = 0, set(), [value]
+    while found and size <= most:
+        one = found.pop()
+        if isinstance(one, str):
+            size += len(one) + _LEAST
+            continue
+        size += _LEAST
+        if isinstance(one, dict | list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            if len(one) * _LEAST > most:
+                return True
+            if isinstance(one, dict):
+                found.extend(one)
+                found.extend(one.values())
+            else:
+                found.extend(one)
+    return size > most
 
 
 def storable_text(text: str) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from loomq.catalog import require_catalog
 from loomq.embedded.client import ensure, services_for
 from loomq.llm.http import HttpPool
+from loomq.llm.settings import keys_in
 from loomq.llm.tiers import Tiers
 from loomq.queues.app import LoomCelery
 from loomq.queues.routing import Router
+from loomq.redaction import know, know_url
 from loomq.runs.call import Calls
 from loomq.runs.execute import Executor
 from loomq.runs.node import WorkerNode
 from loomq.runs.plan import PlanCache
 from loomq.runs.publish import Publisher
+from loomq.runs.replay import Replayer
 from loomq.runs.submit import Submitter
 from loomq.store import migrate
 from loomq.store.engine import Database
@@ -41,6 +45,8 @@ class Loom:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        know_url(settings.database_url, settings.listen_url, settings.broker_url)
+        know(*keys_in(os.environ))
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -77,7 +83,8 @@ class Loom:
             return
         ensure(self.services, postgres=True, redis=self.settings.broker_url is None)
         plain = Database(self.services.database_url, pooled=False)
-        if migrate.current(plain) != migrate.HEAD:
+        found = migrate.current(plain)
+        if found != migrate.HEAD and not migrate.is_newer(found):
             migrate.upgrade(plain)
 
     def _ensure_broker(self) -> None:
@@ -131,6 +138,11 @@ class Loom:
         """The one way to a goal."""
         return self._submitter(self.publisher)
 
+    @cached_property
+    def replayer(self) -> Replayer:
+        """The one way back for dead letters."""
+        return Replayer(self.settings, self.database, self.plans, self.publisher)
+
     def _submitter(self, publisher: Publisher) -> Submitter:
         return Submitter(self.settings, self.catalog, self.router, self.database, publisher, self.plans)
 
@@ -170,9 +182,6 @@ def router_of(catalog: Catalog) -> Router:
     defaults = {name: str(worker.tier) for name, worker in catalog.workers.items()}
     overrides = {name: str(tier) for name, tier in catalog.rules.tier_overrides.items()}
     asked = frozenset(
-        (stage.worker_type, str(stage.tier))
-        for pipeline in catalog.pipelines.values()
-        for stage in pipeline.pipeline_stages
-        if stage.tier is not None
+        (name, str(tier)) for pipeline in catalog.pipelines.values() for name, tier in pipeline.tiers_asked
     )
     return Router(defaults, overrides, asked)

@@ -10,6 +10,7 @@ import sys
 from uuid import UUID
 
 from loomq import __version__
+from loomq.logs import guard
 from loomq.loom import Loom
 from loomq.runs.agent import Agent
 from loomq.runs.sweep import Sweeper
@@ -24,9 +25,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     settings = Settings.load()
     logging.basicConfig(level=settings.log_level, format="[%(asctime)s: %(levelname)s/loomq-agent] %(message)s")
+    guard(logging.getLogger())
     raw = json.loads(sys.argv[1])
     node = Node(**{**raw, "id": UUID(raw["id"]), "queues": tuple(raw["queues"]), "version": __version__})
     loom = Loom(settings)
+    loom.app.is_node = True
     sweeper = Sweeper(settings, loom.database, loom.app, loom.publisher, node.id)
     Agent(settings, loom.database, sweeper, node, os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)).run()
     loom.close()

@@ -31,17 +31,24 @@ EXPLANATIONS = {
     "LQ132": "A contract is not a usable JSON Schema (Draft 2020-12, local references, linear patterns).",
     "LQ140": "A schedule that no clock understands.",
     "LQ201": "A worker_type that no worker file has.",
-    "LQ202": "An input_mapping path that is malformed.",
-    "LQ203": "An input_mapping path that starts at something which is not there.",
-    "LQ204": "An input_mapping path that the producing stage's output_schema cannot have.",
+    "LQ202": "A path of a mapping or a for_each that is malformed.",
+    "LQ203": "A path that starts at something which is not there.",
+    "LQ204": "A path that the producing stage's output_schema cannot have.",
     "LQ205": "A mapped value whose type the consumer's input_schema refuses.",
     "LQ206": "A field that the consumer's input_schema requires and no mapping fills.",
     "LQ207": "A goal.context key that the pipeline's input_schema does not have.",
     "LQ208": "Stages that wait for each other in a circle.",
     "LQ209": "A stage that depends on itself.",
-    "LQ210": "A mapping to a stage that depends_on does not make an ancestor.",
+    "LQ210": "A path to a stage that depends_on does not make an ancestor.",
     "LQ211": "A depends_on entry that names no stage of the pipeline.",
     "LQ212": "A mapped field that the consumer's input_schema does not allow.",
+    "LQ213": "A condition that is malformed.",
+    "LQ214": "A comparison that never holds, or not for what it seems to compare.",
+    "LQ215": "A for_each over something that is no list.",
+    "LQ216": "A stage's pipeline that no pipeline file has.",
+    "LQ217": "Pipelines that contain themselves, or stand too deep inside each other.",
+    "LQ218": "A fallback value that the stage's output_schema refuses.",
+    "LQ219": "A part of the result that is missing when a stage is skipped.",
 }
 
 _WINDOW = 160  # characters of a long line that are shown around the fault
@@ -86,7 +93,7 @@ class Problem:
             return self.headline()
         number = f"{self.line:>5}"
         start = max(0, self.col - _WINDOW // 2) if len(self.source) > _WINDOW else 0
-        shown = _printable(self.source[start : start + _WINDOW])
+        shown = printable(self.source[start : start + _WINDOW])
         at = self.col - 1 - start
         # Tabs are kept in the margin, so that the caret stands under its character in any terminal.
         before = "".join("\t" if char == "\t" else " " for char in shown[:at])
@@ -100,7 +107,7 @@ class Problem:
 
     def _text(self) -> str:
         where = f"{self.path}: " if self.path else ""
-        return _printable(f"{where}{self.message}{f'; {self.hint}' if self.hint else ''}")
+        return printable(f"{where}{self.message}{f'; {self.hint}' if self.hint else ''}")
 
     def to_json(self) -> dict[str, Any]:
         """Describe it as the object that ``--json`` prints."""
@@ -134,7 +141,7 @@ def dotted(path: Iterable[str | int]) -> str:
     return ".".join(str(part) for part in path)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Replace what could steer a terminal; the text comes from a file that anybody wrote."""
     return "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 

@@ -73,10 +73,17 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(
         5.0, ge=0, le=600, description="From a stage's soft deadline to the end of its process."
     )
+    shutdown_seconds: float = Field(
+        10.0, ge=0, le=3600, description="How long a node that is told to stop finishes what it has in hand."
+    )
     max_deliveries: int = Field(5, ge=1, le=100)
     window_per_slot: int = Field(8, ge=1, le=1000, description="Messages kept on a queue for each live slot.")
     window_min: int = Field(64, ge=1, le=100_000)
+    keep_goals_days: float = Field(30.0, ge=0, le=36_500, description="For how long `loomq prune` leaves ended goals.")
+    keep_dead_letters_days: float = Field(90.0, ge=0, le=36_500, description="The same for goals with dead letters.")
+    keep_dead_letters: int = Field(10_000, ge=0, description="How many dead letters it leaves: the newest.")
     embedded_linger_seconds: float = Field(3.0, ge=0, le=3600)
+    redact_outputs: bool = Field(True, description="Hide what looks like a key in what workers give.")
     max_inline_bytes: int = Field(256 * 1024, ge=1024, le=16 * 1024 * 1024)
     log_level: str = "INFO"
 

@@ -65,6 +65,14 @@ class Document:
             found = child
         return mark
 
+    def within(self, path: KeyPath, offset: int) -> Mark | None:
+        """Find the place of a character inside a text value, if the value stands on one line."""
+        node, mark = self.node(path), self.mark(path)
+        if node is None or not isinstance(node.value, str) or len(node.value) > mark.width:
+            return None
+        skipped = min(offset + node.quoted, mark.width - 1)
+        return Mark(mark.line, mark.col + skipped, mark.width - skipped - node.quoted)
+
     def problem(
         self,
         problem_id: str,

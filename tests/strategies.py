@@ -101,6 +101,11 @@ def pipeline_files(draw: st.DrawFn) -> dict[str, Any]:
             "priority": st.sampled_from(["low", "normal", "high", "critical"]),
             "depends_on": st.just(list(parents)),
             "output_schema": JSON_SCHEMAS,
+            "condition": st.sampled_from(
+                ["goal.context.a exists", "not (goal.context.n > 3 or goal.instruction == x)"]
+            ),
+            "for_each": st.sampled_from(["goal.context.items?", "goal.context.items | default([1])"]),
+            "fallback": st.sampled_from([{"value": {"value": 1}}, {"worker_type": "worker", "tier": "local"}]),
             "x-note": JSON,
         }
         stages.append({"name": name, "worker_type": "worker", "input_mapping": mapping, **draw(optional(extra))})

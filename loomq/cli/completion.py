@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from loomq.loom import Loom
+
     Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 
 VARIABLE = "_LOOMQ_COMPLETE"  # set by the shell's script; click's own name for it
 SHELLS = ("bash", "zsh", "fish")
-_MOST_GOALS = 20
+_MOST_IDS = 20
 _SETUP = {
     "bash": 'eval "$(loomq completion bash)"   # in ~/.bashrc',
     "zsh": 'eval "$(loomq completion zsh)"   # in ~/.zshrc, after compinit',
@@ -79,15 +81,31 @@ def names(*folders: str) -> Completer:
 
 def goal_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Complete the last goals' ids, if the database is up; starts nothing, and is silent about whatever goes wrong."""
+    from loomq.services import inspect
+
+    return _from_database(
+        context, incomplete, lambda loom: [str(line.goal_id) for line in inspect.listed(loom, limit=_MOST_IDS)]
+    )
+
+
+def letter_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Complete the last dead letters' ids, as ``goal_ids`` does."""
+    from loomq.services.dead_letters import list_dead_letters
+
+    return _from_database(
+        context, incomplete, lambda loom: [letter.id for letter in list_dead_letters(limit=_MOST_IDS, loom=loom)]
+    )
+
+
+def _from_database(context: click.Context, incomplete: str, read: Callable[[Loom], list[str]]) -> list[str]:
     with suppress(Exception):
         from loomq.loom import Loom
-        from loomq.services import inspect, setup
+        from loomq.services import setup
 
         loom = Loom(context.ensure_object(Invocation).settings())
         try:
             if setup.database_answers(loom):
-                lines = inspect.listed(loom, limit=_MOST_GOALS)
-                return [str(line.goal_id) for line in lines if str(line.goal_id).startswith(incomplete)]
+                return [found for found in read(loom) if found.startswith(incomplete)]
         finally:
             loom.close()
     return []

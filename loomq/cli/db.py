@@ -44,5 +44,7 @@ def current(invocation: Invocation, as_json: bool) -> None:
         emit({"schema_version": 1, "revision": found, "head": setup.HEAD, "is_current": found == setup.HEAD})
         return
     print(found or "none")
-    if found != setup.HEAD:
+    if setup.is_newer(found):
+        say(f"a newer loomq has migrated it; this version knows none after {setup.HEAD} and goes on working with it")
+    elif found != setup.HEAD:
         say(f"this version needs {setup.HEAD}; run: loomq db upgrade")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from loomq.services.nodes import Child
 
 _LOOK_EVERY_S = 0.2
-_GRACE_S = 10.0
 
 
 @click.command("dev")
@@ -63,7 +62,7 @@ def _stop(children: Sequence[Child]) -> None:
     """End them all; a second Ctrl-C is taken for impatience."""
     for child in children:
         child.ask_to_stop()
-    grace_s = _GRACE_S
+    grace_s = None
     for child in children:
         try:
             child.stop(grace_s)

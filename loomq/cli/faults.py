@@ -35,6 +35,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     errors.EnvironmentNotReadyError: ENVIRONMENT,
     OSError: ENVIRONMENT,
     errors.NotFoundError: NOT_FOUND,
+    errors.DeadLetterError: USAGE,
     errors.GoalFailedError: WORK_FAILED,
     errors.BackendError: WORK_FAILED,
     errors.PipelineStageError: WORK_FAILED,
@@ -87,7 +88,10 @@ def describe(error: BaseException) -> dict[str, Any]:
         found |= {"goal_id": error.goal_id, "cause": error.error}
     if isinstance(error, errors.ConfigError) and error.problems:
         found["problems"] = [problem.to_json() for problem in error.problems]
-    return {**found, "exit_code": exit_code(error)}
+    from loomq.redaction import redacted_json
+
+    shown: dict[str, Any] = redacted_json({**found, "exit_code": exit_code(error)})
+    return shown
 
 
 def _next(error: BaseException) -> str | None:

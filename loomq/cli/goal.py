@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loomq.cli.output import console, duration, since, table
 from loomq.cli.terminal import printable, shortened
+from loomq.redaction import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from loomq.services.inspect import GoalView, StageView
 
@@ -28,7 +30,7 @@ def print_head(view: GoalView) -> None:
     if view.priority != "normal":
         out.print(f"priority    {view.priority}")
     if view.instruction:
-        out.print(f"instruction {shortened(view.instruction)}")
+        out.print(f"instruction {shortened(redacted(view.instruction))}")
     out.print()
 
 
@@ -58,7 +60,7 @@ def print_faults(view: GoalView) -> None:
         for line in _faults(stage):
             out.print(line, soft_wrap=True)
     if view.error and not any(stage.error for stage in view.stages):
-        out.print(f"\n{view.name}: {_told(view.error)}", soft_wrap=True)
+        out.print(f"\n{view.name}: {told(view.error)}", soft_wrap=True)
 
 
 def print_result(view: GoalView) -> None:
@@ -73,6 +75,14 @@ def print_result(view: GoalView) -> None:
             out.print(line, soft_wrap=True)
 
 
+def print_way_back(view: GoalView) -> None:
+    """Print what to type when a goal has failed, and its cause is mended."""
+    dead = [stage.name for stage in view.stages if stage.state in {"failed", "dead"}]
+    if dead and view.status == "failed":
+        print(f"\nits input and its replay: loomq dead-letter show {view.goal_id}/{dead[0]}")
+        print(f"once the cause is mended:  loomq dead-letter replay {view.goal_id}")
+
+
 def print_total(view: GoalView) -> None:
     """Print in one line how the goal ended."""
     took = duration(since(view.created_at, view.ended_at))
@@ -83,15 +93,26 @@ def _faults(stage: StageView) -> Iterator[str]:
     entries = stage.history or ([{"attempt": stage.attempt, "error": stage.error}] if stage.error else [])
     if entries:
         yield f"\nstage {stage.name} (worker {stage.worker}) {stage.status}"
-    for entry in entries:
+    yield from told_entries(entries)
+
+
+def told_entries(history: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Tell what became of each attempt, and who has replayed the stage."""
+    for entry in history:
+        if "replayed_at" in entry:
+            how = "replayed with another input" if entry.get("edited") else "replayed"
+            at = datetime.fromisoformat(entry["replayed_at"]).astimezone().isoformat(sep=" ", timespec="seconds")
+            yield f"  {how} by {printable(str(entry.get('by')))}, {at}"
+            continue
         error = entry.get("error") or {}
-        yield f"  attempt {entry.get('attempt', '?')}: {_told(error)}"
+        yield f"  attempt {entry.get('attempt', '?')}: {told(error)}"
         for label in ("where", "cause", "hint"):
             if error.get(label):
                 yield f"    {label}: {printable(str(error[label]))}"
 
 
-def _told(error: dict[str, Any]) -> str:
+def told(error: dict[str, Any]) -> str:
+    """Tell an error in its JSON form, in one line."""
     return printable(f"{error.get('type', 'error')}: {error.get('message', 'no message')}")
 
 

@@ -51,6 +51,7 @@ def _table(lines: Sequence[GoalLine], *, is_wide: bool) -> Table:
     """Lay the goals out; a narrow terminal gets the beginning of each id, which `loomq show` takes too."""
     from loomq.cli.output import duration, since, table
     from loomq.cli.terminal import shortened
+    from loomq.redaction import excerpt
 
     rows = [
         (
@@ -60,7 +61,7 @@ def _table(lines: Sequence[GoalLine], *, is_wide: bool) -> Table:
             f"{line.stages_done}/{line.stages_total}",
             line.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S" if is_wide else "%m-%d %H:%M:%S"),
             duration(since(line.created_at, line.ended_at)),
-            *([shortened(line.instruction.replace("\n", " "), 60)] if is_wide else []),
+            *([shortened(excerpt(line.instruction, length=1000), 60)] if is_wide else []),
         )
         for line in lines
     ]

@@ -23,6 +23,7 @@ COMMANDS = {
     "submit": "Hand in a goal for the worker nodes that run elsewhere.",
     "show": "Show a goal: its stages, errors and result.",
     "list": "List goals, newest first.",
+    "dead-letter": "List, show, replay, edit or drop what failed for good.",
     "status": "Show whether services, schema and worker nodes are well.",
     "init": "Make a new project from a template, ready to run.",
     "new": "Add a worker or a pipeline to the project.",
@@ -35,7 +36,9 @@ COMMANDS = {
     "schema": "Print the JSON Schema of a kind of file.",
     "dev": "Run services, a worker node and beat until Ctrl-C.",
     "worker": "Be a worker node: Celery's own, for this project.",
+    "sweep": "Repair what was lost on the way, where no worker node does.",
     "fake-llm": "Serve a fake language model provider on this machine.",
+    "prune": "Delete goals that ended long ago.",
     "db": "Migrate the database, or show its revision.",
     "completion": "Print the script that completes in bash, zsh or fish.",
 }
@@ -123,7 +126,9 @@ def run(arguments: Sequence[str]) -> int:
         if given.shows_tracebacks:
             import traceback
 
-            traceback.print_exception(error)
+            from loomq.redaction import redacted
+
+            print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         if isinstance(error, click.Abort):  # click's wrapping of Ctrl-C
             return faults.report(error.__cause__ or KeyboardInterrupt(), as_json=as_json)
         return faults.report(error, as_json=as_json)

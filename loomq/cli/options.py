@@ -62,8 +62,10 @@ class Invocation:
             probe_database(settings)
         if broker:
             probe_broker(settings)
+        from loomq.logs import guard_last_resort
         from loomq.loom import Loom
 
+        guard_last_resort()
         loom = Loom(settings)
         click.get_current_context().call_on_close(loom.close)
         return loom

@@ -56,7 +56,8 @@ def _print(view: PlanView) -> None:
     out.print("\nreads")
     width = max(len(stage.name) for stage in view.stages)
     for stage in view.stages:
-        out.print(f"  {stage.name:<{width}}  {', '.join(stage.reads) or 'nothing'}", soft_wrap=True)
+        told = "".join(f"; {note}" for note in stage.notes)
+        out.print(f"  {stage.name:<{width}}  {', '.join(stage.reads) or 'nothing'}{told}", soft_wrap=True)
     out.print()
     out.print(table(("published", "as", "stages"), [_row(segment) for segment in view.segments]))
     out.print()

@@ -14,7 +14,7 @@ from loomq.cli.options import Invocation, json_option, pass_invocation
 @pass_invocation
 def command(invocation: Invocation, goal: str, as_json: bool) -> None:
     """Show a GOAL, named by its id or the beginning of it."""
-    from loomq.cli.goal import print_faults, print_head, print_result, print_stages
+    from loomq.cli.goal import print_faults, print_head, print_result, print_stages, print_way_back
     from loomq.cli.output import emit, notice_if_slow
     from loomq.services import inspect
     from loomq.services.setup import require_schema
@@ -30,3 +30,4 @@ def command(invocation: Invocation, goal: str, as_json: bool) -> None:
     print_stages(view)
     print_faults(view)
     print_result(view)
+    print_way_back(view)

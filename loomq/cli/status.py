@@ -44,7 +44,12 @@ def _print(view: SetupView) -> None:
         out.print(f"\nschema   {view.revision}")
     if view.open_goals is None:
         return
-    out.print(f"open     {view.open_goals} {'goal' if view.open_goals == 1 else 'goals'}\n")
+    out.print(f"open     {view.open_goals} {'goal' if view.open_goals == 1 else 'goals'}")
+    if view.sweeper is None:
+        out.print("sweeper  nobody sweeps: what is lost on the way is not found\n")
+    else:
+        who, since, last = view.sweeper.who, clock(view.sweeper.since), clock(view.sweeper.renewed_at)
+        out.print(f"sweeper  {who} since {since}, last pass {last}\n")
     if not view.nodes:
         out.print("no live worker node; start one: loomq worker, or loomq dev")
         return

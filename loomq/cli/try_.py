@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -14,6 +15,7 @@ from loomq.cli.request import TIERS, parse_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TextIO
 
     from loomq.services.trial import Trial
 
@@ -34,17 +36,31 @@ def command(
     language model worker the prompt as it was sent and the raw answer are shown. Nothing is kept or retried.
     """
     from loomq.cli.output import emit
+    from loomq.redaction import redacted_json
     from loomq.services import targets, trial
 
     given = parse_inputs(inputs, payload, option="--payload")
     loom = invocation.loom(broker=False, database=False)
     targets.kind_of(loom, worker, worker=True)
-    found = trial.attempt(loom, worker, given, tier=tier, prints=sys.stderr)
+    found = trial.attempt(loom, worker, given, tier=tier, prints=cast("TextIO", _Printed()))
     if as_json:
-        emit(found.to_json())
+        emit(redacted_json(found.to_json()))
     else:
         _print(found)
     _raise(found)
+
+
+class _Printed(io.TextIOBase):
+    """What a worker prints, on stderr and redacted."""
+
+    def write(self, text: str) -> int:
+        from loomq.redaction import redacted
+
+        sys.stderr.write(redacted(text))
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _raise(found: Trial) -> None:
@@ -93,8 +109,10 @@ def _print(found: Trial) -> None:
 
 
 def _section(name: str, told: str, text: str) -> None:
+    from loomq.redaction import redacted
+
     print(f"{name:<9} {told}")
-    for line in text.splitlines():
+    for line in redacted(text).splitlines():
         print(f"    {line}")
 
 

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Tag
 from loomq.errors import LLMAnswerError, LLMError, LLMRefusedError
 from loomq.llm.base import LLMBackend, LLMReply, LLMRequest, StopReason, ToolCall
 from loomq.llm.endpoint import Endpoint, Tokens, Wire
-from loomq.llm.redaction import excerpt
+from loomq.redaction import excerpt
 
 if TYPE_CHECKING:
     from pydantic import SecretStr

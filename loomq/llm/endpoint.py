@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from loomq.errors import ConfigError, LLMAnswerError, LLMError, LLMRateLimitError, LLMUnavailableError
-from loomq.llm.redaction import excerpt
 from loomq.problems import dotted
+from loomq.redaction import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from loomq import __version__
 from loomq.errors import LLMError, LLMUnavailableError
-from loomq.llm.redaction import redacted
+from loomq.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from loomq.errors import LLMAnswerError
 from loomq.llm.base import LLMBackend, LLMReply, LLMRequest, StopReason, ToolCall
 from loomq.llm.endpoint import Endpoint, Tokens, Wire
-from loomq.llm.redaction import excerpt
+from loomq.redaction import excerpt
 
 if TYPE_CHECKING:
     from loomq.llm.http import HttpPool

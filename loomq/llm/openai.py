@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from loomq.errors import LLMAnswerError, LLMRefusedError
 from loomq.llm.base import LLMBackend, LLMReply, LLMRequest, StopReason, ToolCall
 from loomq.llm.endpoint import Endpoint, Tokens, Wire
-from loomq.llm.redaction import excerpt
+from loomq.redaction import excerpt
 
 if TYPE_CHECKING:
     from pydantic import SecretStr

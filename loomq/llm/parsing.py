@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from loomq.errors import LLMAnswerError
-from loomq.llm.redaction import excerpt
+from loomq.redaction import excerpt
 from loomq.yaml_text import parse_document
 
 if TYPE_CHECKING:

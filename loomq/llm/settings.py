@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from loomq.config import Spec, Text, load_spec
 from loomq.errors import ConfigError
 from loomq.problems import EXPLANATIONS
+from loomq.redaction import know
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,8 @@ class LLMSettings:
 
     def __init__(self, *sources: Mapping[str, str]) -> None:
         self._sources = [{name: source[name] for name in NAMES if source.get(name)} for source in sources]
+        for source in self._sources:
+            know(*keys_in(source))
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, home: Path | None = None) -> LLMSettings:
@@ -107,6 +110,11 @@ class LLMSettings:
         return url.rstrip("/")
 
 
+def keys_in(source: Mapping[str, str]) -> list[str]:
+    """List the keys that variables hold."""
+    return [source[name].strip() for name in NAMES if name.endswith("_API_KEY") and source.get(name)]
+
+
 def is_loopback(url: str) -> bool:
     """Say whether an address is on this machine."""
     host = urlsplit(url).hostname or ""
@@ -135,4 +143,5 @@ def _read_key(name: str, path: Path) -> SecretStr:
         raise ConfigError(f"{name} names a file that cannot be read: {path} ({why})") from None
     if not text.strip():
         raise ConfigError(f"{name} names an empty file: {path}")
+    know(text.strip())
     return SecretStr(text.strip())

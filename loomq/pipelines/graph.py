@@ -114,19 +114,19 @@ class StageGraph:
 
 
 def dependencies(stage: StageSpec) -> tuple[str, ...]:
-    """Give the stages that one waits for: ``depends_on`` if written, else what its mapping starts at.
+    """Give the stages that one waits for: ``depends_on`` if written, else what it reads.
 
     Raises:
-        ConfigError: The mapping is malformed.
+        ConfigError: The mapping, the condition or the for_each is malformed.
     """
-    return stage.mapping.roots if stage.depends_on is None else tuple(dict.fromkeys(stage.depends_on))
+    return stage.reads if stage.depends_on is None else tuple(dict.fromkeys(stage.depends_on))
 
 
 def graph_of(pipeline: PipelineSpec) -> StageGraph:
     """Build the graph of a pipeline.
 
     Raises:
-        ConfigError: As in ``StageGraph.build``, or a mapping is malformed.
+        ConfigError: As in ``StageGraph.build``, or as in ``dependencies``.
     """
     return StageGraph.build({stage.name: dependencies(stage) for stage in pipeline.pipeline_stages})
 

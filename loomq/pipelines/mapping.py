@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loomq.errors import ConfigError
-from loomq.pipelines.paths import MISSING, Expression, Literal, MalformedError, Path, parse_expression
+from loomq.pipelines.paths import MISSING, Expression, Literal, Path, parse_expression
+from loomq.pipelines.scanner import MalformedError
 from loomq.problems import dotted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Fault", "Literal", "Mapping", "Path", "parse_mapping"]
 
@@ -44,13 +45,16 @@ class Mapping:
     entries: tuple[tuple[str, Expression | Mapping], ...] = ()
 
     @classmethod
-    def parse(cls, raw: MappingABC[str, Any]) -> Mapping:
+    def parse(cls, raw: MappingABC[str, Any], *, has_items: bool = False) -> Mapping:
         """Parse what the YAML says.
+
+        Args:
+            has_items: It is that of a stage with ``for_each``.
 
         Raises:
             ConfigError: Any expression is malformed; the message names all of them.
         """
-        mapping, faults = parse_mapping(raw)
+        mapping, faults = parse_mapping(raw, has_items=has_items)
         if faults:
             told = "; ".join(f"{dotted(fault.target)}: {fault.message}" for fault in faults)
             raise ConfigError(f"the mapping is malformed: {told}", hint=faults[0].hint or None)
@@ -64,7 +68,17 @@ class Mapping:
     @property
     def roots(self) -> tuple[str, ...]:
         """The stages that the paths start at, each once, in the order written."""
-        return tuple(dict.fromkeys(path.root for _, path in self.paths if path.root != "goal"))
+        return stages_of(path for _, path in self.paths)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Those of ``roots`` that at least one path cannot do without."""
+        return stages_of(path for _, path in self.paths if not path.is_optional)
+
+    @property
+    def reads_item(self) -> bool:
+        """Whether it differs from item to item of a ``for_each``."""
+        return any(path.of_item for _, path in self.paths)
 
     def apply(self, goal: MappingABC[str, Any], stages: MappingABC[str, Any]) -> dict[str, Any]:
         """Build the payload.
@@ -96,24 +110,32 @@ class Mapping:
                 yield (*above, target), entry
 
 
-def parse_mapping(raw: MappingABC[str, Any], above: tuple[str, ...] = ()) -> tuple[Mapping, list[Fault]]:
+def stages_of(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Give the stages that paths start at, each once, in their order."""
+    return tuple(dict.fromkeys(path.stage for path in paths if path.stage is not None))
+
+
+def parse_mapping(
+    raw: MappingABC[str, Any], above: tuple[str, ...] = (), *, has_items: bool = False
+) -> tuple[Mapping, list[Fault]]:
     """Parse what the YAML says, collecting every fault; entries at fault are left out.
 
     Args:
         raw: ``target: path`` pairs; a nested mapping builds a nested object.
         above: The keys that lead to ``raw``, for the faults.
+        has_items: It is that of a stage with ``for_each``.
     """
     entries: list[tuple[str, Expression | Mapping]] = []
     faults: list[Fault] = []
     for target, written in raw.items():
         here = (*above, target)
         if isinstance(written, MappingABC):
-            nested, below = parse_mapping(written, here)
+            nested, below = parse_mapping(written, here, has_items=has_items)
             entries.append((target, nested))
             faults += below
         elif isinstance(written, str):
             try:
-                entries.append((target, parse_expression(written)))
+                entries.append((target, parse_expression(written, has_items=has_items)))
             except MalformedError as error:
                 faults.append(Fault(here, error.message, error.offset, error.hint))
         elif isinstance(written, bool | int | float):

@@ -1,9 +1,8 @@
-"""One expression of a mapping: a path into the goal or a stage's result, or a quoted literal."""
+"""One expression of a mapping: a path into the goal, a stage's result or an item, or a quoted literal."""
 
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,19 +10,18 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from loomq.errors import PipelineMappingError
+from loomq.pipelines.scanner import MalformedError, Scanner
 from loomq.problems import dotted, listed, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: The roots that a stage with for_each has for each of its items; elsewhere they are names like any other.
+ITEM_ROOTS = ("item", "index")
 GOAL_FIELDS = ("goal_id", "instruction", "context")
 STAGE_FIELDS = ("output", "model_used", "processing_time_ms", "started_at", "ended_at", "wall_time_ms")
 
-_KEY = re.compile(r"""[^\s.\[\]()|?'"]+""")
-_SPACE = re.compile(r"\s*")
-_INDEX = re.compile(r"\[([0-9]{1,9})\]")
 _DIGITS = re.compile(r"[0-9]{1,9}")
-_DEFAULT = re.compile(r"\|\s*default\s*\(\s*")
 
 
 class _Missing(Enum):
@@ -52,11 +50,12 @@ class Path:
 
     Args:
         text: As it was written.
-        root: ``goal`` or a stage's name.
+        root: ``goal``, ``item``, ``index`` or a stage's name.
         parts: What follows: text is a key of an object (or, if digits, an index of a list); a number is an index.
         spots: For each part the character of ``text`` where it begins, for carets.
         optional: A missing value is left out, and is no error.
         default: What stands for a missing value, or ``MISSING``.
+        of_item: It starts at an item of a ``for_each``.
     """
 
     text: str
@@ -65,6 +64,12 @@ class Path:
     spots: tuple[int, ...] = field(default=(), compare=False, repr=False)
     optional: bool = False
     default: Any = MISSING
+    of_item: bool = False
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that it starts at, if it does."""
+        return None if self.root == "goal" or self.of_item else self.root
 
     @property
     def is_optional(self) -> bool:
@@ -75,7 +80,7 @@ class Path:
         """Follow the path.
 
         Args:
-            roots: ``goal`` and the stages by name.
+            roots: ``goal`` and the stages by name; for an item of a ``for_each`` also ``item`` and ``index``.
 
         Returns:
             The value itself (not a copy), or ``MISSING`` for an optional path that leads nowhere.
@@ -83,19 +88,24 @@ class Path:
         Raises:
             PipelineMappingError: A required path leads nowhere.
         """
-        value: Any = roots
-        for at, part in enumerate((self.root, *self.parts)):
-            value, before = _step(value, part), value
-            if value is MISSING:
-                if self.default is not MISSING:
-                    return copy.deepcopy(self.default)
-                if self.optional:
-                    return MISSING
-                raise PipelineMappingError(f'the path "{self.text}" leads nowhere: {self._dead_end(at, before)}')
+        value = self.find(roots)
+        if value is MISSING and not self.optional:
+            raise PipelineMappingError(f'the path "{self.text}" leads nowhere: {self._dead_end(roots)}')
         return value
 
-    def _dead_end(self, at: int, value: Any) -> str:
-        way = (self.root, *self.parts)
+    def find(self, roots: Mapping[str, Any]) -> Any:
+        """Follow the path as ``evaluate`` does, and give its default or ``MISSING`` if it leads nowhere."""
+        value: Any = roots
+        for part in (self.root, *self.parts):
+            value = _step(value, part)
+            if value is MISSING:
+                return copy.deepcopy(self.default)
+        return value
+
+    def _dead_end(self, roots: Mapping[str, Any]) -> str:
+        way, value, at = (self.root, *self.parts), roots, 0
+        while (below := _step(value, way[at])) is not MISSING:
+            value, at = below, at + 1
         where, wanted = dotted(way[:at]) or "the goal", way[at]
         if isinstance(value, Mapping):
             keys = sorted(str(key) for key in value)
@@ -110,33 +120,27 @@ class Path:
 Expression = Path | Literal
 
 
-class MalformedError(ValueError):
-    """An expression that cannot be parsed: what is wrong, at which character, and the way out."""
-
-    def __init__(self, message: str, offset: int, hint: str = "") -> None:
-        super().__init__(message)
-        self.message, self.offset, self.hint = message, offset, hint
-
-
-def parse_expression(text: str) -> Expression:
+def parse_expression(text: str, *, has_items: bool = False) -> Expression:
     """Parse one expression: a path with ``?`` or ``| default(…)``, or a quoted literal.
+
+    Args:
+        has_items: Paths may start at ``item`` and ``index``.
 
     Raises:
         MalformedError: It is malformed.
     """
-    scanner = _Scanner(text)
+    scanner = Scanner(text)
     scanner.spaces()
     if scanner.peek() in ("'", '"'):
         found: Expression = Literal(scanner.quoted())
     else:
-        found = _parse_path(scanner)
-    scanner.spaces()
-    if scanner.at < len(text):
-        raise MalformedError(f"unexpected {text[scanner.at :]!r}", scanner.at)
+        found = parse_path(scanner, has_items=has_items)
+    scanner.end()
     return found
 
 
-def _parse_path(scanner: _Scanner) -> Path:
+def parse_path(scanner: Scanner, *, has_items: bool) -> Path:
+    """Read a path with ``?`` or ``| default(…)``, and no further; arguments and errors as ``parse_expression``."""
     start = scanner.at
     root = scanner.key()
     parts: list[str | int] = []
@@ -151,15 +155,24 @@ def _parse_path(scanner: _Scanner) -> Path:
         else:
             break
     text = scanner.text[start : scanner.at]
-    _check_field(text, root, parts, start)
+    of_item = has_items and root in ITEM_ROOTS
+    _check_item(root, parts, start) if of_item else _check_field(text, root, parts, start)
     optional = scanner.peek() == "?"
     scanner.at += optional
     scanner.spaces()
     default = scanner.default() if scanner.peek() == "|" else MISSING
-    return Path(text, root, tuple(parts), tuple(spots[:-1]), optional, default)
+    return Path(text, root, tuple(parts), tuple(spots[:-1]), optional, default, of_item)
+
+
+def _check_item(root: str, parts: Sequence[str | int], start: int) -> None:
+    if root == "index" and parts:
+        raise MalformedError("index is a number, nothing stands below it", start + len(root) + 1)
 
 
 def _check_field(text: str, root: str, parts: Sequence[str | int], start: int) -> None:
+    if root in ITEM_ROOTS and not (parts and parts[0] in STAGE_FIELDS):
+        hint = "add `for_each: <path of a list>` to the stage, or read <stage>.output.items"
+        raise MalformedError(f'"{root}" is there only in a stage with for_each', start, hint)
     fields = GOAL_FIELDS if root == "goal" else STAGE_FIELDS
     if not parts:
         field = "context" if root == "goal" else "output"
@@ -170,78 +183,6 @@ def _check_field(text: str, root: str, parts: Sequence[str | int], start: int) -
         raise MalformedError(message, start + len(root) + 1, near)
     if len(parts) > 1 and parts[0] not in ("context", "output"):
         raise MalformedError(f"{root}.{parts[0]} is a single value, nothing stands below it", start + len(root) + 1)
-
-
-class _Scanner:
-    """A cursor over one expression."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
-
-    def peek(self) -> str:
-        return self.text[self.at : self.at + 1]
-
-    def spaces(self) -> None:
-        match = _SPACE.match(self.text, self.at)
-        self.at = match.end() if match else self.at
-
-    def key(self) -> str:
-        match = _KEY.match(self.text, self.at)
-        if not match:
-            found = f"not {self.peek()!r}" if self.peek() else "the path ends here"
-            raise MalformedError(f"a key is expected, {found}", self.at)
-        self.at = match.end()
-        return match.group()
-
-    def index(self) -> int:
-        match = _INDEX.match(self.text, self.at)
-        if not match:
-            raise MalformedError("an index is written [0], [1], …", self.at)
-        self.at = match.end()
-        return int(match.group(1))
-
-    def quoted(self) -> str:
-        """Read a quoted text; the quote itself is written twice, as in YAML."""
-        quote = self.peek()
-        start, found = self.at, []
-        self.at += 1
-        while True:
-            end = self.text.find(quote, self.at)
-            if end < 0:
-                raise MalformedError(f"the literal has no closing {quote}", start)
-            found.append(self.text[self.at : end])
-            self.at = end + 1
-            if self.peek() != quote:
-                return quote.join(found)
-            self.at += 1
-
-    def default(self) -> Any:
-        match = _DEFAULT.match(self.text, self.at)
-        if not match:
-            raise MalformedError("after | only default(…) may follow", self.at)
-        self.at = match.end()
-        value = self.quoted() if self.peek() == "'" else self.json()
-        self.spaces()
-        if self.peek() != ")":
-            raise MalformedError("default( has no closing )", self.at)
-        self.at += 1
-        return value
-
-    def json(self) -> Any:
-        try:
-            value, self.at = _JSON.raw_decode(self.text, self.at)
-        except (ValueError, RecursionError):
-            hint = "write text as 'text'"
-            raise MalformedError("default(…) takes a JSON value or a quoted text", self.at, hint) from None
-        return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
-
-
-_JSON = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _step(value: Any, part: str | int) -> Any:

@@ -1,10 +1,10 @@
-"""What a JSON Schema says about the values behind a path: possible, impossible, or unknown, and then allowed."""
+"""What is known of the values behind a path: possible, impossible, or unknown, and then allowed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from loomq.problems import listed, suggest
 
@@ -25,26 +25,51 @@ class Impossible:
     hint: str = ""
 
 
+class Option(Protocol):
+    """One thing that is known of values: a schema, or how loomq itself puts them together."""
+
+    def types(self) -> frozenset[str]:
+        """Give the JSON types that values may have."""
+
+    def child(self, part: str | int) -> Shape | Impossible:
+        """Step down by a key or an index."""
+
+    def element(self) -> Shape:
+        """Give the shape of any item, of those values that are lists."""
+
+    def near(self, part: str | int) -> str:
+        """Give the nearest declared key, when this one is not declared and yet allowed."""
+
+    def required(self) -> frozenset[str]:
+        """Give the keys that every value must have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The values that one of several schemas allows.
+    """The values that one of several options allows."""
 
-    Args:
-        options: Schemas, any of which may hold; ``True`` allows everything.
-        root: The document that ``#/…`` references start at.
-    """
-
-    options: tuple[Any, ...]
-    root: Any
+    options: tuple[Option, ...]
 
     @classmethod
     def of(cls, schema: Mapping[str, Any] | None) -> Shape:
         """Make the shape of a contract; no contract allows everything."""
-        return ANYTHING if schema is None else cls((schema,), schema)
+        return ANYTHING if schema is None else cls((Schema(schema, schema),))
+
+    @classmethod
+    def of_value(cls, value: Any) -> Shape:
+        """Make the shape of one value that is known."""
+        if isinstance(value, Mapping):
+            return cls((Fields({str(key): cls.of_value(below) for key, below in value.items()}),))
+        if isinstance(value, list):
+            return cls((Items(cls(tuple(option for one in value for option in cls.of_value(one).options))),))
+        return cls.of({"const": value})
+
+    def __or__(self, other: Shape) -> Shape:
+        return Shape((*self.options, *other.options))
 
     def types(self) -> frozenset[str]:
         """Give the JSON types that values may have."""
-        return frozenset().union(*(self._types(option) for option in self.options))
+        return frozenset().union(*(option.types() for option in self.options))
 
     def child(self, part: str | int) -> Shape | Impossible:
         """Step down by a key or an index.
@@ -52,25 +77,128 @@ class Shape:
         Args:
             part: A key, or a list index; digits as text may be either.
         """
-        found = [self._child(option, part) for option in self.options]
+        found = [option.child(part) for option in self.options]
         possible = [one for one in found if isinstance(one, Shape)]
         if possible:
-            return Shape(tuple(option for one in possible for option in one.options), self.root)
-        return next(one for one in found if isinstance(one, Impossible))
+            return Shape(tuple(option for one in possible for option in one.options))
+        return next((one for one in found if isinstance(one, Impossible)), Impossible("there is nothing"))
+
+    def element(self) -> Shape:
+        """Give the shape of any item, of those values that are lists."""
+        lists = [option.element() for option in self.options if "array" in option.types()]
+        found = tuple(option for one in lists for option in one.options)
+        return Shape(found) if found else ANYTHING
 
     def undeclared(self, part: str | int) -> str:
         """Give the nearest declared key, when an open object does not declare this one but a similar one."""
-        near = [self._near(option, part) for option in self.options]
+        near = [option.near(part) for option in self.options]
         return near[0] if near and all(near) else ""
 
     def required(self) -> frozenset[str]:
         """Give the keys that every value must have."""
-        names = []
-        for option in self.options:
-            schema = self._resolved(option)
-            listed_names = schema.get("required", ()) if isinstance(schema, Mapping) else ()
-            names.append(frozenset(name for name in listed_names if isinstance(name, str)))
+        names = [option.required() for option in self.options]
         return frozenset.intersection(*names) if names else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """An object that loomq puts together of what it knows: it has these keys, or some of them, and no others."""
+
+    below: Mapping[str, Shape]
+
+    def types(self) -> frozenset[str]:
+        """It is an object."""
+        return frozenset({"object"})
+
+    def child(self, part: str | int) -> Shape | Impossible:
+        """Step down by a key."""
+        found = self.below.get(str(part))
+        return found or Impossible(f'there is no "{part}"', _known_keys(str(part), sorted(self.below)))
+
+    def element(self) -> Shape:
+        """It is no list."""
+        return ANYTHING
+
+    def near(self, part: str | int) -> str:  # noqa: ARG002  (as an Option is asked)
+        """It declares every key."""
+        return ""
+
+    def required(self) -> frozenset[str]:
+        """It promises no key."""
+        return frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list that loomq puts together, of any length."""
+
+    item: Shape
+
+    def types(self) -> frozenset[str]:
+        """It is a list."""
+        return frozenset({"array"})
+
+    def child(self, part: str | int) -> Shape | Impossible:
+        """Step down by an index."""
+        is_index = isinstance(part, int) or part.isdecimal()
+        return self.item if is_index else Impossible(f'array has no "{part}"')
+
+    def element(self) -> Shape:
+        """Every item has the same shape."""
+        return self.item
+
+    def near(self, part: str | int) -> str:  # noqa: ARG002  (as an Option is asked)
+        """It has no keys."""
+        return ""
+
+    def required(self) -> frozenset[str]:
+        """It has no keys."""
+        return frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A JSON Schema.
+
+    Args:
+        said: The schema, or a part of one; ``True`` allows everything.
+        root: The document that ``#/…`` references start at.
+    """
+
+    said: Any
+    root: Any
+
+    def types(self) -> frozenset[str]:
+        """Give the JSON types that values may have."""
+        return self._types(self.said)
+
+    def child(self, part: str | int) -> Shape | Impossible:
+        """Step down by a key or an index."""
+        return self._child(self.said, part)
+
+    def element(self) -> Shape:
+        """Give the shape of any item, of those values that are lists; anything where schemas are combined."""
+        schema = self._resolved(self.said)
+        if not isinstance(schema, Mapping) or schema.keys() & {"anyOf", "oneOf", "allOf"}:
+            return ANYTHING
+        below = [*schema.get("prefixItems", []), schema.get("items", True)]
+        known = tuple(Schema(one, self.root) for one in below if one is not False)
+        return Shape(known) if known else ANYTHING
+
+    def near(self, part: str | int) -> str:
+        """Give the nearest declared key, when an open object does not declare this one but a similar one."""
+        schema = self._resolved(self.said)
+        if not isinstance(schema, Mapping) or not isinstance(part, str):
+            return ""
+        properties = schema.get("properties", {})
+        closed = schema.keys() & {"additionalProperties", "patternProperties", "anyOf", "oneOf", "allOf"}
+        return "" if closed or part in properties else suggest(part, properties)
+
+    def required(self) -> frozenset[str]:
+        """Give the keys that every value must have."""
+        schema = self._resolved(self.said)
+        listed_names = schema.get("required", ()) if isinstance(schema, Mapping) else ()
+        return frozenset(name for name in listed_names if isinstance(name, str))
 
     def _resolved(self, schema: Any) -> Any:
         for _ in range(_MAX_REFS):
@@ -133,7 +261,7 @@ class Shape:
         for word in ("anyOf", "oneOf"):
             branches = [one for one in schema.get(word, ()) if not (isinstance(one, Mapping) and "$ref" in one)]
             if branches and len(branches) == len(schema[word]):
-                below = Shape(tuple(branches), self.root).child(part)
+                below = self._any_of(branches).child(part)
                 if isinstance(below, Impossible):
                     return below
                 known = known or below
@@ -141,7 +269,7 @@ class Shape:
                 known = known or ANYTHING
         for one in schema.get("allOf", ()):
             if isinstance(one, Mapping) and "$ref" not in one:
-                below = Shape((one,), self.root).child(part)
+                below = self._any_of([one]).child(part)
                 if isinstance(below, Impossible):
                     return below
                 known = known or (below if below != ANYTHING else None)
@@ -151,15 +279,14 @@ class Shape:
         properties = schema.get("properties", {})
         if name in properties:
             below = properties[name]
-            return Impossible(f'"{name}" is not allowed') if below is False else Shape((below,), self.root)
+            return Impossible(f'"{name}" is not allowed') if below is False else self._any_of([below])
         if schema.get("patternProperties"):
             return ANYTHING
         rest = schema.get("additionalProperties", True)
         if rest is False:
             names = sorted(properties)
-            hint = suggest(name, names) or (f"there are: {listed(names)}" if names else "it has no keys at all")
-            return Impossible(f'there is no "{name}"', hint)
-        return Shape((rest,), self.root) if isinstance(rest, Mapping) else ANYTHING
+            return Impossible(f'there is no "{name}"', _known_keys(name, names))
+        return self._any_of([rest]) if isinstance(rest, Mapping) else ANYTHING
 
     def _item(self, schema: Mapping[str, Any], index: int) -> Shape | Impossible:
         most = schema.get("maxItems")
@@ -169,18 +296,13 @@ class Shape:
         below = first[index] if index < len(first) else schema.get("items", True)
         if below is False:
             return Impossible(f"a list of {len(first)} has no item {index}")
-        return Shape((below,), self.root) if isinstance(below, Mapping) else ANYTHING
+        return self._any_of([below]) if isinstance(below, Mapping) else ANYTHING
 
-    def _near(self, option: Any, part: str | int) -> str:
-        schema = self._resolved(option)
-        if not isinstance(schema, Mapping) or not isinstance(part, str):
-            return ""
-        properties = schema.get("properties", {})
-        closed = schema.keys() & {"additionalProperties", "patternProperties", "anyOf", "oneOf", "allOf"}
-        return "" if closed or part in properties else suggest(part, properties)
+    def _any_of(self, schemas: list[Any]) -> Shape:
+        return Shape(tuple(Schema(one, self.root) for one in schemas))
 
 
-ANYTHING = Shape((True,), True)
+ANYTHING = Shape((Schema(True, True),))
 
 
 def type_of(value: Any) -> str:
@@ -198,6 +320,10 @@ def meet(one: frozenset[str], other: frozenset[str]) -> frozenset[str]:
         if "integer" in narrow and "number" in wide:
             found |= {"integer"}
     return found
+
+
+def _known_keys(name: str, names: list[str]) -> str:
+    return suggest(name, names) or (f"there are: {listed(names)}" if names else "it has no keys at all")
 
 
 def _pointed(root: Any, reference: Any) -> Any:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from celery import Celery
+from celery import Celery, signals
+from celery.app.utils import Settings as CelerySettings
+from celery.utils.log import get_multiprocessing_logger
 from kombu import Exchange, Queue
 from kombu.utils.url import maybe_sanitize_url
 
+from loomq.logs import guard
 from loomq.queues.broker import Broker
-from loomq.queues.guard import outlive_the_broker
+from loomq.queues.guard import bound_decompression, outlive_the_broker, read_any_properties
 from loomq.queues.names import StageMessage, broker_priority, level, task_name
+from loomq.queues.quarantine import Quarantine
 from loomq.queues.task import StageTask
 
 if TYPE_CHECKING:
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
     from loomq.store.engine import Database
 
 _STEPS = [0, 3, 6, 9]
+# For connecting and for an answer. Whoever submits is told within half a second; a node on a busy machine waits longer
+# before it calls its broker dead.
+_PATIENCE_S = (0.4, 0.4)
+_PATIENCE_OF_NODES_S = (1.0, 2.0)
 _TWELVE_HOURS = 12 * 3600
 
 
@@ -58,6 +66,10 @@ class LoomCelery(Celery):  # type: ignore[misc]
         ensure_broker: Called before the first connection of each process: starts an embedded broker.
     """
 
+    events_cls = "loomq.queues.events:SafeEvents"
+
+    amqp_cls = "loomq.queues.transport:GuardedAMQP"
+
     def __init__(
         self,
         settings: Settings,
@@ -72,10 +84,19 @@ class LoomCelery(Celery):  # type: ignore[misc]
         self.database = database
         self.router = router
         self.runner: Runner | None = None
+        self.is_node = False
         self.is_redis = broker_url.startswith(("redis", "rediss", "sentinel", "valkey", "unix"))
         self._ensure_broker = ensure_broker
-        outlive_the_broker()
-        super().__init__("loomq", set_as_current=True)
+        self.quarantine = Quarantine(database)
+        bound_decompression()
+        if self.is_redis:
+            outlive_the_broker()
+        else:
+            read_any_properties()
+        signals.after_setup_logger.connect(_guard_logs)
+        signals.after_setup_task_logger.connect(_guard_logs)
+        super().__init__("loomq", set_as_current=True, loader="celery.loaders.app:AppLoader")
+        object.__setattr__(self.conf, "__class__", OwnSettings)  # Celery has no way to say which class it makes
         self.conf.update(celery_settings(broker_url, queues, is_redis=self.is_redis))
         self.conf.task_routes = (router.celery_route,)
         self.broker = Broker(self, is_redis=self.is_redis, shown_url=maybe_sanitize_url(broker_url))
@@ -100,15 +121,29 @@ class LoomCelery(Celery):  # type: ignore[misc]
 
     def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """Connect for publishing, with short timeouts and no patience: the database remembers what is not sent."""
+        connect_s, answer_s = _PATIENCE_OF_NODES_S if self.is_node else _PATIENCE_S
         hasty: dict[str, Any] = {"max_retries": 0, "interval_start": 0, "interval_step": 0}
         hasty |= (
-            {"socket_connect_timeout": 1, "socket_timeout": 2}
+            {"socket_connect_timeout": connect_s, "socket_timeout": answer_s}
             if self.is_redis
-            else {"read_timeout": 2, "write_timeout": 2}
+            else {"read_timeout": answer_s, "write_timeout": answer_s}
         )
         kwargs["transport_options"] = {**hasty, **(kwargs.get("transport_options") or {})}
-        kwargs["connect_timeout"] = kwargs.get("connect_timeout") or 1
+        kwargs["connect_timeout"] = kwargs.get("connect_timeout") or connect_s
         return super().connection_for_write(url, *args, **kwargs)
+
+
+class OwnSettings(CelerySettings):  # type: ignore[misc]
+    """Celery's settings without a way around ours: ``CELERY_BROKER_URL`` and its like may be another program's."""
+
+    broker_url = property(lambda self: self["broker_url"])
+    broker_read_url = broker_url
+    broker_write_url = broker_url
+    result_backend = property(lambda self: self["result_backend"])
+
+
+def _guard_logs(logger: Any, **_: Any) -> None:
+    guard(logger, get_multiprocessing_logger())
 
 
 def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -> dict[str, Any]:
@@ -131,7 +166,9 @@ def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -
         "result_serializer": "json",
         "accept_content": ["json"],
         "result_accept_content": ["json"],
+        "event_serializer": "json",
         "task_acks_late": False,
+        "worker_consumer": "loomq.queues.consumer:LoomConsumer",
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": is_redis,
         "worker_deduplicate_successful_tasks": False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kombu.exceptions import OperationalError
@@ -13,7 +14,7 @@ from loomq.errors import BrokerUnavailableError
 from loomq.ids import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from celery import Celery
     from kombu import Connection, Producer
@@ -23,6 +24,28 @@ _CLOSED_FOR_S = 2.0
 _PATIENCE_S = 1.0
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the broker holds.
+
+    Args:
+        mark: What the broker loses with its data; a new one if there was none.
+        lengths: How many messages wait on each queue, by broker priority; under ``None`` where only the sum is known.
+    """
+
+    mark: str
+    lengths: Mapping[str, Mapping[int | None, int]]
+
+    def length(self, queue: str) -> int:
+        """Count the messages that wait on a queue."""
+        return sum(self.lengths[queue].values())
+
+    def is_empty(self, queue: str, priority: int) -> bool:
+        """Say whether no message of that priority waits on a queue."""
+        found = self.lengths[queue]
+        return not found.get(priority, found.get(None, 0))
 
 
 class Broker:
@@ -68,12 +91,12 @@ class Broker:
                 was_open = self._producer is not None and self._pid == os.getpid()
                 try:
                     return self._lend(work)
-                except _failures():
-                    if not was_open:
+                except failures() as error:
+                    if not was_open or _is_timeout(error):
                         raise
                     self._drop()
                     return self._lend(work)
-            except _failures() as error:
+            except failures() as error:
                 self._drop()
                 self._closed_until = time.monotonic() + _CLOSED_FOR_S
                 raise self._unavailable(error) from error
@@ -140,44 +163,62 @@ class Broker:
             return self.run(lambda producer: dict(_redis_lengths(producer.channel, queues)))
         return self.run(lambda producer: {queue: _amqp_length(producer, queue) for queue in queues})
 
-    def epoch(self) -> tuple[str, bool]:
-        """Read the mark that the broker loses with its data, leaving a new one if there is none.
-
-        Returns:
-            The mark, and whether it was already there.
+    def look(self, queues: Sequence[str]) -> Look:
+        """Read the mark and the queues' lengths; in one round trip on Redis.
 
         Raises:
             BrokerUnavailableError: The broker does not answer.
         """
-        return self.run(_redis_epoch if self._is_redis else _amqp_epoch)
+        return self.run(lambda producer: (_redis_look if self._is_redis else _amqp_look)(producer, queues))
 
 
-def _failures() -> tuple[type[BaseException], ...]:
+def failures() -> tuple[type[BaseException], ...]:
+    """Name what is raised when a broker is out of reach, or refuses."""
     from amqp.exceptions import AMQPError
     from redis.exceptions import RedisError
 
     return (OperationalError, RedisError, AMQPError, OSError)
 
 
+def _is_timeout(error: BaseException) -> bool:
+    """Whether the server took too long, which it would again; kombu wraps what its transport raises."""
+    from redis.exceptions import TimeoutError as RedisTimeoutError
+
+    return any(isinstance(each, RedisTimeoutError | TimeoutError) for each in (error, error.__cause__))
+
+
 def _redis_lengths(channel: Any, queues: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Add up the lists that kombu keeps for a queue, one a priority step, in one round trip."""
-    steps = channel.priority_steps
     with channel.client.pipeline(transaction=False) as pipeline:
-        for queue in queues:
-            for step in steps:
-                pipeline.llen(channel._q_for_pri(queue, step))  # noqa: SLF001  (kombu has no public name for it)
-        counts = pipeline.execute()
-    for index, queue in enumerate(queues):
-        yield queue, sum(counts[index * len(steps) : (index + 1) * len(steps)])
+        _ask_lengths(pipeline, channel, queues)
+        found = _told_lengths(pipeline.execute(), channel, queues)
+    for queue, lengths in found.items():
+        yield queue, sum(lengths.values())
 
 
-def _redis_epoch(producer: Producer) -> tuple[str, bool]:
-    client = producer.channel.client
-    fresh = str(uuid7())
-    if client.set(_EPOCH, fresh, nx=True):
-        return fresh, False
-    found = client.get(_EPOCH)
-    return (found.decode() if isinstance(found, bytes) else str(found)), True
+def _ask_lengths(pipeline: Any, channel: Any, queues: Sequence[str]) -> None:
+    for queue in queues:
+        for step in channel.priority_steps:
+            pipeline.llen(channel._q_for_pri(queue, step))  # noqa: SLF001  (kombu has no public name for it)
+
+
+def _told_lengths(counts: list[int], channel: Any, queues: Sequence[str]) -> dict[str, dict[int | None, int]]:
+    steps = channel.priority_steps
+    return {
+        queue: dict(zip(steps, counts[index * len(steps) : (index + 1) * len(steps)], strict=True))
+        for index, queue in enumerate(queues)
+    }
+
+
+def _redis_look(producer: Producer, queues: Sequence[str]) -> Look:
+    channel = producer.channel
+    with channel.client.pipeline(transaction=True) as pipeline:  # or the mark could be lost between the two
+        pipeline.set(_EPOCH, str(uuid7()), nx=True)
+        pipeline.get(_EPOCH)
+        _ask_lengths(pipeline, channel, queues)
+        _, found, *counts = pipeline.execute()
+    mark = found.decode() if isinstance(found, bytes) else str(found)
+    return Look(mark, _told_lengths(counts, channel, queues))
 
 
 def _amqp_length(producer: Producer, queue: str) -> int:
@@ -191,7 +232,11 @@ def _amqp_length(producer: Producer, queue: str) -> int:
         return 0
 
 
-def _amqp_epoch(producer: Producer) -> tuple[str, bool]:
+def _amqp_look(producer: Producer, queues: Sequence[str]) -> Look:
+    return Look(_amqp_mark(producer), {queue: {None: _amqp_length(producer, queue)} for queue in queues})
+
+
+def _amqp_mark(producer: Producer) -> str:
     """RabbitMQ has no keys: a queue holds the mark as its one message, which is put back after each look."""
     with producer.connection.SimpleQueue(_EPOCH) as marker:
         try:
@@ -199,7 +244,6 @@ def _amqp_epoch(producer: Producer) -> tuple[str, bool]:
         except marker.Empty:
             fresh = str(uuid7())
             marker.put(fresh)
-            return fresh, False
-        found = str(message.payload)
+            return fresh
         message.requeue()
-        return found, True
+        return str(message.payload)

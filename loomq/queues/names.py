@@ -9,10 +9,13 @@ from loomq.messages import TaskPriority
 
 TASK_PREFIX = "loomq.worker."
 HEADER = "loomq"
+MALFORMED = "loomq-malformed"  # the header by which our transports pass on what they cannot read
 STAGE_GROUP = "loomq-stage-"
 
 _LEVELS = {TaskPriority.LOW: 0, TaskPriority.NORMAL: 1, TaskPriority.HIGH: 2, TaskPriority.CRITICAL: 3}
 _STEPS = 3  # brokers are given the levels 0, 3, 6, 9
+_LONGEST_NAME = 100
+_ITEMS = 2**31
 
 
 def queue_name(worker: str, tier: str) -> str:
@@ -100,6 +103,11 @@ class StageMessage:
         if not isinstance(args, list | tuple) or len(args) != 3:  # noqa: PLR2004
             raise ValueError(f"a stage's message carries goal, stage and item, not {args!r:.200}")
         goal_id, name, item = args
-        if not isinstance(name, str) or not isinstance(item, int):
-            raise ValueError(f"a stage's message carries goal, stage and item, not {args!r:.200}")  # noqa: TRY004
-        return cls(UUID(str(goal_id)), name, item)
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+            raise ValueError(f"a stage's message carries goal, stage and item, not the stage {name!r:.200}")
+        if type(item) is not int or not -1 <= item < _ITEMS:
+            raise ValueError(f"a stage's message carries goal, stage and item, not the item {item!r:.200}")
+        try:
+            return cls(UUID(goal_id), name, item)
+        except (ValueError, AttributeError, TypeError):
+            raise ValueError(f"a stage's message carries goal, stage and item, not the goal {goal_id!r:.200}") from None

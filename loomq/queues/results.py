@@ -21,6 +21,7 @@ from celery.utils.serialization import create_exception_cls
 
 from loomq.errors import EnvironmentNotReadyError, LoomqError
 from loomq.queues.names import HEADER, STAGE_GROUP, StageMessage, worker_of
+from loomq.redaction import redacted_json
 from loomq.store import goals, results
 
 if TYPE_CHECKING:
@@ -61,13 +62,25 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
     ) -> Any:
         if _is_stage(request) or _is_call(request):
             return result
-        body = self._get_result_meta(result, state, traceback, request)
+        body = {**self._get_result_meta(result, state, traceback, request), "task_id": task_id}
         try:
-            results.put(self._database, task_id, state, {**body, "task_id": task_id})
+            results.put(self._database, task_id, state, self._kept(body, state))
         except EnvironmentNotReadyError as error:
             # Celery's parent process stores revoked and unknown tasks, and an error would end it.
             logger.warning("the result of task %s was not stored: %s", task_id, error.message)
         return result
+
+    def _kept(self, value: Any, state: str) -> Any:
+        """Give what is kept of a result: redacted, unless it is an output and outputs are to be kept as they are."""
+        if state == states.SUCCESS and not self.app.loom_settings.redact_outputs:
+            return value
+        return redacted_json(value)
+
+    def failure_meta(self, task_id: str, error: Exception) -> dict[str, Any]:
+        """Give the result of a task that has failed before it began, as ``_store_result`` writes it."""
+        meta = self._get_result_meta(self.encode_result(error, states.FAILURE), states.FAILURE, None, None)
+        failed: dict[str, Any] = redacted_json({**meta, "task_id": task_id})
+        return failed
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         pending = {"task_id": task_id, "status": states.PENDING, "result": None}
@@ -214,13 +227,14 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
             if outcome.chord_full:
                 self.send_chord_body(request.group)
         else:
-            encoded = self.encode_result(result, state)
+            encoded = self._kept(self.encode_result(result, state), state)
             if results.add_part(self._database, request.group, request.id, request.group_index or 0, state, encoded):
                 self.send_chord_body(request.group)
 
     def _fail_part(self, request: Any, state: str, exc: Any) -> None:
-        error = self.encode_result(exc, state)
-        results.add_part(self._database, request.group, request.id, request.group_index or 0, state, error)
+        if getattr(request, "loomq_goal", None) is None:  # else its part was counted when its goal ended
+            error = redacted_json(self.encode_result(exc, state))
+            results.add_part(self._database, request.group, request.id, request.group_index or 0, state, error)
         self.send_chord_body(request.group, request.chord)
 
     def send_chord_body(self, group_id: str, body: Any = None) -> None:
@@ -239,17 +253,25 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
         parts = results.chord_parts(self._database, group_id)
         failed = next(((task_id, error) for task_id, state, error in parts if state != states.SUCCESS), None)
         if failed:
-            self.chord_error_from_stack(body, ChordError(f"Dependency {failed[0]} raised {_told(failed[1])}"))
-        elif size is None or len(parts) < size:
+            self._fail_body(body, f"Dependency {failed[0]} raised {_told(failed[1])}")
+            results.mark_failed(self._database, group_id)
             return
-        else:
-            try:
-                body.apply_async(([result for _, _, result in parts],))
-            except (LoomqError, TypeError) as error:
-                if getattr(error, "retryable", False):
-                    raise
-                self.chord_error_from_stack(body, ChordError(f"the body cannot be called: {error}"))
+        if size is None or len(parts) < size:
+            return
+        try:
+            body.apply_async(([result for _, _, result in parts],))
+        except (LoomqError, TypeError) as error:
+            if getattr(error, "retryable", False):
+                raise
+            self._fail_body(body, f"the body cannot be called: {error}")
         results.mark_dispatched(self._database, group_id)
+
+    def _fail_body(self, body: Any, why: str) -> None:
+        try:
+            # Celery asks for the traceback of what is being handled, and a sweeper handles nothing.
+            raise ChordError(why)  # noqa: TRY301
+        except ChordError as error:
+            self.chord_error_from_stack(body, error)
 
     def follow(self, goal_id: Any) -> None:
         """Send what follows an ended raw call, since whoever ended it is not known to have done so.
@@ -257,7 +279,7 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
         It may be sent twice; the task ids in it make it one goal each.
         """
         goal = goals.get(self._database, goal_id)
-        if goal is None or not goal.follows:
+        if goal is None or not goal.follows or goal.state == "open":  # replayed meanwhile
             return
         canvas = goal.canvas or {}
         if goal.state == "done":

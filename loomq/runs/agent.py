@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import time
+from contextlib import suppress
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
     from loomq.settings import Settings
     from loomq.store.engine import Database
     from loomq.store.nodes import Node
+    from loomq.store.stages import Held
 
 logger = logging.getLogger(__name__)
 
 _STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
+_SHORTEST_WAIT_S = 0.05
+_SOON_S = 1.0
 _ENDED = {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}  # the pool's parent may take seconds to collect a dead child
 
 
@@ -37,7 +41,7 @@ class Agent:
     Args:
         node: What is known of the node; ``node.pid`` is the worker's parent process, which is also this one's.
         commands: A pipe from the parent: a line asks for a look at once, ``leaving`` says that the node takes no more
-            work, and its end that the parent is gone.
+            work, ``leaving now`` that it does not finish either, and its end that the parent is gone.
     """
 
     def __init__(
@@ -50,10 +54,17 @@ class Agent:
         self._commands = commands
         self._parent = psutil.Process(node.pid)
         self._is_out = False
-        self._is_leaving = False
+        self._hand_back_at: float | None = None  # known once the node is leaving
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self._hand_back_at is not None
 
     def run(self) -> None:
-        """Beat and sweep until the parent is gone, then free what its dead processes held."""
+        """Beat and sweep until the parent is gone, then free what its dead processes held.
+
+        A node that is leaving gets ``shutdown_seconds`` for what it has in hand; the rest is handed back, uncounted.
+        """
         os.set_blocking(self._commands.fileno(), False)
         next_sweep = 0.0
         while self._parent_lives():
@@ -61,6 +72,8 @@ class Agent:
             if time.monotonic() >= next_sweep:
                 next_sweep = time.monotonic() + self._settings.sweep_seconds
                 self._try(self._sweeper.sweep)
+            if self._hand_back_at is not None and time.monotonic() >= self._hand_back_at:
+                self._try(self._hand_back)
             if not self._wait():
                 break
         self._try(self._leave)
@@ -70,20 +83,25 @@ class Agent:
 
     def _wait(self) -> bool:
         """Wait for the next beat or a word from the parent; False if there will be none."""
-        readable, _, _ = select.select([self._commands], [], [], self._settings.heartbeat_seconds)
+        patience = self._settings.heartbeat_seconds
+        if self._hand_back_at is not None:
+            patience = min(patience, max(self._hand_back_at - time.monotonic(), _SHORTEST_WAIT_S))
+        readable, _, _ = select.select([self._commands], [], [], patience)
         if not readable:
             return True
         said = self._commands.read()
-        if said and b"leaving" in said:
-            self._is_leaving = True
+        if said and b"leaving" in said and not self._is_leaving:
+            self._hand_back_at = time.monotonic() + self._settings.shutdown_seconds
             self._try(partial(nodes.leave, self._database, self._node.id))
+        if said and b"leaving now" in said:
+            self._hand_back_at = time.monotonic()
         return bool(said)
 
     def _beat(self) -> None:
         if not self._is_leaving:
             nodes.beat(self._database, self._node)
         # Claims are read before processes: whoever claims in between is not in the list and not missed.
-        claimed = stages.claimed_by(self._database, self._node.id)
+        held = stages.held_by(self._database, self._node.id)
         running, present = self._processes()
         stages.extend(
             self._database,
@@ -92,7 +110,11 @@ class Agent:
             self._settings.lease_seconds,
             self._settings.grace_seconds + self._settings.lease_seconds,
         )
-        self._free([pid for pid in claimed if pid not in present])
+        gone = {claim.pid for claim in held} - present
+        if self._is_leaving:
+            self._release([claim for claim in held if claim.pid in gone])
+        else:
+            self._free(sorted(gone))
 
     def _free(self, gone: list[int]) -> None:
         """Take back what processes of this node held that are gone; no need to wait for the lease."""
@@ -126,9 +148,35 @@ class Agent:
                 running.append(process.pid)
         return running, present
 
+    def _hand_back(self) -> None:
+        """End what did not finish in time, and make its stages ready for other nodes.
+
+        A process ends before its stage is released, so that nobody works on it twice. Threads cannot be ended: what
+        they still bring is refused by its token.
+        """
+        held = stages.held_by(self._database, self._node.id)
+        children = {process.pid: process for process in self._parent.children()}
+        ended = [children[pid] for pid in {claim.pid for claim in held} & set(children)]
+        for process in ended:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        deadline = time.monotonic() + _SOON_S
+        while any(_runs(process) for process in ended) and time.monotonic() < deadline:
+            time.sleep(_SHORTEST_WAIT_S)
+        self._release(held)
+
+    def _release(self, held: list[Held]) -> None:
+        for claim in held:
+            if stages.release(self._database, claim.key, claim.token, "handed back"):
+                logger.warning("stage %s of goal %s is handed back: the node stops", claim.key.name, claim.key.goal_id)
+
     def _leave(self) -> None:
-        claimed = stages.claimed_by(self._database, self._node.id)
-        self._free([pid for pid in claimed if pid == self._node.pid or not psutil.pid_exists(pid)])
+        held = stages.held_by(self._database, self._node.id)
+        ended = [claim for claim in held if claim.pid == self._node.pid or not psutil.pid_exists(claim.pid)]
+        if self._is_leaving:
+            self._release(ended)
+        else:
+            self._free(sorted({claim.pid for claim in ended}))
         nodes.leave(self._database, self._node.id)
         nodes.step_down(self._database, [LEADERSHIP], self._node.id)
 
@@ -146,3 +194,11 @@ class Agent:
             if self._is_out:
                 logger.warning("services answer again")
             self._is_out = False
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Say whether a process still does anything; one that nobody has collected yet does not."""
+    try:
+        return process.status() not in _ENDED
+    except psutil.NoSuchProcess:
+        return False

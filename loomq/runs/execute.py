@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import Ignore, Retry
@@ -20,6 +22,7 @@ from loomq.ids import uuid7
 from loomq.inline import inline_json
 from loomq.queues.names import HEADER, StageMessage, queue_name
 from loomq.queues.task import payload_of
+from loomq.redaction import redacted, redacted_written
 from loomq.runs.faults import as_stage_error
 from loomq.store import stages
 from loomq.store.stages import Part, Place, StageKey
@@ -118,8 +121,8 @@ class Executor:
         try:
             plan = self._persist(lambda: self._plans.get(claim.snapshot))
             stage = plan.stages[key.name]
-            done = self._work(stage, claim)
-            outcome = self._complete(request, plan, claim, done, self._inline(done, stage))
+            done, text = self._inline(self._work(stage, claim), stage)
+            outcome = self._complete(request, plan, claim, done, text)
         except (Ignore, DatabaseUnavailableError):
             raise
         except Exception as error:  # noqa: BLE001  (whatever is raised while a stage is held is that stage's failure)
@@ -127,20 +130,23 @@ class Executor:
         return done.output if claim.task_id else {"stage": key.name, "goal_ended": outcome.goal_ended}
 
     def _work(self, stage: StagePlan, claim: Claim) -> Done:
-        payload = claim.context
-        if stage.mapping is not None:
+        payload = claim.payload
+        if payload is None:
             goal = {"goal_id": str(claim.key.goal_id), "instruction": claim.instruction, "context": claim.context}
-            payload = stage.mapping.apply(goal, claim.inputs)
+            payload = stage.payload(goal, claim.inputs)
         tier = self._app.router.tier(stage.worker.name, claim.tier)
         return self._runtime.run(stage.job(payload, tier=tier, timeout_s=claim.timeout_s))
 
-    def _inline(self, done: Done, stage: StagePlan) -> str:
+    def _inline(self, done: Done, stage: StagePlan) -> tuple[Done, str]:
+        """Write the output as the JSON text that is kept, and show what is kept to whoever comes next."""
         try:
-            return inline_json(
+            text = inline_json(
                 done.output, what=f"the output of stage {stage.name}", limit_bytes=self._settings.max_inline_bytes
             )
         except InlineValueError as error:
             raise PipelineValidationError(error.message, stage=stage.name, hint=error.hint) from error
+        shown = redacted_written(text) if self._settings.redact_outputs else text
+        return (done if shown is text else replace(done, output=json.loads(shown))), shown
 
     def _complete(self, request: Any, plan: Plan, claim: Claim, done: Done, text: str) -> Outcome:
         key = claim.key
@@ -159,7 +165,7 @@ class Executor:
                 key,
                 claim.token,
                 output=text,
-                model_used=done.model_used,
+                model_used=done.model_used and redacted(done.model_used),
                 token_usage=done.token_usage,
                 processing_time_ms=done.processing_time_ms,
                 room={queue_name(*route): free for route, free in room.items()},

@@ -14,6 +14,7 @@ from loomq.errors import (
     SoftDeadline,
 )
 from loomq.inline import storable_text
+from loomq.redaction import redacted
 
 
 def as_stage_error(error: Exception, stage: str, worker: str, timeout_s: float) -> PipelineStageError:
@@ -34,15 +35,15 @@ def as_stage_error(error: Exception, stage: str, worker: str, timeout_s: float) 
         found = copy.copy(error)  # not the same object: it is raised with the original as its cause
         text, found.stage = _text(error), getattr(error, "stage", "") or stage
         found.message = text if found.stage in text else f"stage {found.stage}: {text}"
-        found.hint = storable_text(hint) if hint else None
+        found.hint = _safe(hint) if hint else None
         found.args = (found.message,)
         return found
     retryable = bool(getattr(error, "retryable", isinstance(error, ConnectionError | TimeoutError)))
     message = _text(error) if isinstance(error, LoomqError) else f"{type(error).__name__}: {_text(error)}"
     fault = PipelineWorkerError(
-        storable_text(f"worker {worker} failed in stage {stage}: {message}"),
+        _safe(f"worker {worker} failed in stage {stage}: {message}"),
         stage=stage,
-        hint=storable_text(hint) if isinstance(hint, str) else None,
+        hint=_safe(hint) if isinstance(hint, str) else None,
         retryable=retryable,
     )
     fault.detail = _where(error)
@@ -52,9 +53,14 @@ def as_stage_error(error: Exception, stage: str, worker: str, timeout_s: float) 
 def _text(error: BaseException) -> str:
     """Say what an exception says; a user's own may have no message, or fail to print itself."""
     try:
-        return storable_text(str(getattr(error, "message", None) or error))
+        return _safe(str(getattr(error, "message", None) or error))
     except Exception:  # noqa: BLE001
         return f"{type(error).__name__}, which cannot be printed"
+
+
+def _safe(text: str) -> str:
+    """Make a text fit to be kept; it is redacted before it is cut, or half a key could stand at the end."""
+    return storable_text(redacted(text))
 
 
 def _where(error: BaseException) -> dict[str, Any]:
@@ -64,7 +70,7 @@ def _where(error: BaseException) -> dict[str, Any]:
         root = root.__cause__
         seen.add(id(root))
     frames = traceback.extract_tb(root.__traceback__)
-    found: dict[str, Any] = {"cause": storable_text(f"{type(root).__name__}: {_text(root)}")}
+    found: dict[str, Any] = {"cause": _safe(f"{type(root).__name__}: {_text(root)}")}
     if frames:
         found["where"] = f"{frames[-1].filename}:{frames[-1].lineno}"
     return found

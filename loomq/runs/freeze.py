@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loomq.catalog import resolve_schemas
-from loomq.runs.plan import snapshot_of_pipeline, snapshot_of_worker
+from loomq.runs.plan import snapshot_of_pipeline, snapshot_of_worker, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +30,8 @@ def freeze_worker(catalog: Catalog, name: str, *, allow: Sequence[str]) -> dict[
 def freeze_pipeline(catalog: Catalog, name: str, *, allow: Sequence[str]) -> dict[str, Any]:
     """Freeze one pipeline of the catalog with the workers that it names; arguments and errors as ``freeze_worker``."""
     spec = catalog.pipelines[name]
-    workers = {stage.worker_type: catalog.workers[stage.worker_type] for stage in spec.pipeline_stages}
-    stages = tuple(_stage(stage, workers[stage.worker_type], allow) for stage in spec.pipeline_stages)
+    workers = {key: catalog.workers[key] for key in spec.worker_types}
+    stages = tuple(_stage(stage, worker_of(stage, workers), allow) for stage in spec.pipeline_stages)
     frozen = spec.model_copy(update={"pipeline_stages": stages})
     return snapshot_of_pipeline(frozen, {key: _worker(worker, allow) for key, worker in workers.items()})
 

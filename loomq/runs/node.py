@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps, signals
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 AGENT_MODULE = "loomq.node"
 _CHECK_S = 1.0
+_AFTERWARDS_S = 3.0
 
 
 class WorkerNode:
@@ -31,11 +33,13 @@ class WorkerNode:
         self.id: UUID = uuid7()
         self.is_pool_child = False
         self._agent: subprocess.Popen[bytes] | None = None
+        self._end: threading.Timer | None = None
         self._description: dict[str, Any] = {}
 
     def install(self, app: LoomCelery) -> None:
         """Hook into Celery's worker: nothing happens until one starts."""
         node = self
+        app.quarantine.node = self.id
 
         class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
             """Keep the agent running while the worker does."""
@@ -43,6 +47,7 @@ class WorkerNode:
             requires = ("celery.worker.components:Pool", "celery.worker.components:Timer")
 
             def start(self, worker: Any) -> None:
+                app.is_node = True
                 if type(worker.pool).__module__.endswith("prefork"):
                     app.database.pool_connections(False)
                     # Celery looks for dead children every five seconds; a slot should not be gone for so long.
@@ -58,8 +63,25 @@ class WorkerNode:
             node._agent = None
             app.database.pool_connections(True)
 
+        def leaving(how: str = "", **_: Any) -> None:
+            node._leave(app.loom_settings.shutdown_seconds, at_once=how == "Cold")
+
         signals.worker_process_init.connect(in_child, weak=False)
-        signals.worker_shutting_down.connect(lambda **_: node._say(b"leaving\n"), weak=False)
+        signals.worker_shutting_down.connect(leaving, weak=False)
+
+    def _leave(self, patience_s: float, *, at_once: bool) -> None:
+        """Hear, in the handler of a signal, that Celery stops: it would wait for its tasks without bound."""
+        self._say(b"leaving now\n" if at_once else b"leaving\n")
+        if self._end is None:
+            self._end = threading.Timer(patience_s + _AFTERWARDS_S, self._give_up)
+            self._end.daemon = True
+            self._end.start()
+
+    @staticmethod
+    def _give_up() -> None:
+        """End the process: the agent has handed back what it held, and only threads or a dead broker keep it."""
+        logger.warning("the node did not stop in time and is ended; what it had in hand is handed back")
+        os._exit(0)
 
     def _describe(self, worker: Any) -> None:
         self._description = {

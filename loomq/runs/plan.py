@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from loomq.contracts import Contract
-from loomq.errors import GoalNotFoundError
+from loomq.errors import GoalNotFoundError, NotSupportedYetError
 from loomq.pipelines.graph import StageGraph, graph_of
 from loomq.pipelines.spec import PipelineSpec, StageSpec
 from loomq.queues.names import level
@@ -30,6 +30,7 @@ class StagePlan:
     Args:
         mapping: ``None`` passes the goal's context on as it is, as for a goal of one worker.
         priority: The stage's own level, or ``None`` for the goal's.
+        spec: What the pipeline says of the stage; ``None`` for a goal of one worker.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StagePlan:
     timeout_s: float
     max_retries: int
     priority: int | None
+    spec: StageSpec | None = None
 
     @cached_property
     def inputs(self) -> Contract | None:
@@ -51,6 +53,19 @@ class StagePlan:
     def outputs(self) -> Contract | None:
         """The contract of the output."""
         return Contract(self.output_schema) if self.output_schema is not None else None
+
+    def payload(self, goal: dict[str, Any], inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Give what the stage gets by its mapping.
+
+        Args:
+            goal: ``goal_id``, ``instruction`` and ``context``.
+            inputs: The finished stages that it reads.
+
+        Raises:
+            PipelineMappingError: A path names something that is not there.
+        """
+        context: dict[str, Any] = goal["context"]
+        return context if self.mapping is None else self.mapping.apply(goal, inputs)
 
     def job(self, payload: dict[str, Any], *, tier: str, timeout_s: float) -> Job:
         """Make one task of this stage, as its worker sees it.
@@ -63,8 +78,8 @@ class StagePlan:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The stages whose results the mapping names."""
-        return self.mapping.roots if self.mapping else ()
+        """The stages whose results its mapping, its condition or its for_each names."""
+        return self.spec.reads if self.spec else ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,7 @@ class Plan:
             stage = _stage_of_worker(workers[body["name"]])
             return cls("worker", body["name"], {stage.name: stage}, StageGraph((stage.name,), {stage.name: ()}))
         spec = PipelineSpec.model_validate(body["pipeline"])
-        stages = {stage.name: _stage_of(spec, stage, workers[stage.worker_type]) for stage in spec.pipeline_stages}
+        stages = {stage.name: _stage_of(spec, stage, worker_of(stage, workers)) for stage in spec.pipeline_stages}
         graph = graph_of(spec).reduced()
         return cls("pipeline", spec.name, stages, graph, spec.output_mapping, spec.input_schema)
 
@@ -117,6 +132,20 @@ def _stage_of_worker(worker: WorkerSpec) -> StagePlan:
     )
 
 
+def worker_of(stage: StageSpec, workers: dict[str, WorkerSpec]) -> WorkerSpec:
+    """Give the worker of a stage.
+
+    Raises:
+        NotSupportedYetError: The stage runs a pipeline.
+    """
+    if stage.worker_type is None:
+        raise NotSupportedYetError(
+            f"stage {stage.name} runs the pipeline {stage.pipeline}, which cannot be run yet",
+            hint=f"submit {stage.pipeline} as a goal of its own",
+        )
+    return workers[stage.worker_type]
+
+
 def _stage_of(spec: PipelineSpec, stage: StageSpec, worker: WorkerSpec) -> StagePlan:
     return StagePlan(
         name=stage.name,
@@ -128,6 +157,7 @@ def _stage_of(spec: PipelineSpec, stage: StageSpec, worker: WorkerSpec) -> Stage
         timeout_s=spec.timeout_of(stage, worker.timeout_seconds),
         max_retries=worker.max_retries if stage.max_retries is None else stage.max_retries,
         priority=None if stage.priority is None else level(stage.priority),
+        spec=stage,
     )
 
 
@@ -138,13 +168,12 @@ def snapshot_of_worker(worker: WorkerSpec) -> dict[str, Any]:
 
 def snapshot_of_pipeline(spec: PipelineSpec, workers: dict[str, WorkerSpec]) -> dict[str, Any]:
     """Freeze a pipeline with the workers that it names; their schema references are resolved already."""
-    used = sorted({stage.worker_type for stage in spec.pipeline_stages})
     return {
         "format": _FORMAT,
         "kind": "pipeline",
         "name": spec.name,
         "pipeline": _frozen(spec),
-        "workers": {name: _frozen(workers[name]) for name in used},
+        "workers": {name: _frozen(workers[name]) for name in spec.worker_types},
     }
 
 

@@ -52,10 +52,11 @@ class Publisher:
             lengths = self._app.broker.lengths(sorted(set(queues.values())))
         except BrokerUnavailableError:
             return {}
-        windows = {route: self._window(queue) - lengths[queue] for route, queue in queues.items()}
+        windows = {route: self.window(queue) - lengths[queue] for route, queue in queues.items()}
         return {route: free for route, free in windows.items() if free > 0}
 
-    def _window(self, queue: str) -> int:
+    def window(self, queue: str) -> int:
+        """Say how many messages a queue should hold."""
         if time.monotonic() - self._slots_read_at > _SLOTS_KNOWN_FOR_S:
             self._slots_read_at = time.monotonic()
             try:

@@ -3,147 +3,332 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from loomq.errors import BrokerUnavailableError, DatabaseUnavailableError
 from loomq.store import goals, nodes, results, stages
+from loomq.store.survey import survey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from uuid import UUID
 
     from loomq.queues.app import LoomCelery
+    from loomq.queues.broker import Look
     from loomq.runs.publish import Publisher
     from loomq.settings import Settings
     from loomq.store.engine import Database
+    from loomq.store.survey import Survey
 
 logger = logging.getLogger(__name__)
 
 LEADERSHIP = "sweeper"
-_EMPTY_FOR_S = 3.0
-_NODE_FORGOTTEN_S = 300.0
-_STALE_S = 5.0
+_EMPTY_FOR_S = 3.0  # a message that left its queue is claimed or gone after so long
+_SENT_WITHIN_S = 1.0  # and it is on its queue so soon after its row says so
+_IN_HAND_S = 60.0  # how long a node that reserves messages may sit on one while all its slots are busy
 _OVERTAKEN_S = 5.0
+_STALE_S = 5.0
+_NODE_FORGOTTEN_S = 300.0
+_FORGET_EVERY_S = 60.0
+_AT_ONCE = 100  # rows a transaction: other work waits for its locks
+_ROWS_SHARE = 0.5  # of a pass, for what may be thousands of rows: the queues must have their turn
+
+
+@dataclass
+class Swept:
+    """What one pass did.
+
+    Args:
+        taken_back: Stages whose lease ran out and that are ready again.
+        timed_out: Stages that ran beyond their timeout and are tried again.
+        given_up: Stages of either kind that had no attempt or delivery left.
+        overdue: Goals that ended at their deadline.
+        lost: Messages that were found lost.
+        topped_up: Messages sent.
+        chords: Bodies of users' chords sent.
+        calls: Raw calls whose continuation was sent.
+        faults: What could not be done in this pass, and will be tried in the next.
+    """
+
+    taken_back: int = 0
+    timed_out: int = 0
+    given_up: int = 0
+    overdue: int = 0
+    lost: int = 0
+    topped_up: int = 0
+    chords: int = 0
+    calls: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+_OUTCOMES = {"ready": "taken_back", "retried": "timed_out", "ended": "given_up"}
 
 
 class Sweeper:
     """Repair, one pass at a time.
 
+    Two that sweep at once, because a leader was held up for longer than its lease, do no harm: every repair is one
+    statement that finds out for itself whether it is still due. At worst a message is sent twice.
+
     Args:
         holder: Who leads: the node's id.
+        who: What people call it.
     """
 
     def __init__(
-        self, settings: Settings, database: Database, app: LoomCelery, publisher: Publisher, holder: UUID
+        self,
+        settings: Settings,
+        database: Database,
+        app: LoomCelery,
+        publisher: Publisher,
+        holder: UUID,
+        who: str | None = None,
     ) -> None:
         self._settings = settings
         self._database = database
         self._app = app
         self._publisher = publisher
         self._holder = holder
+        self._who = who or f"{os.getpid()}@{socket.gethostname()}"
         self._lease_s = max(5 * settings.sweep_seconds, 3.0)
-        self._empty_since: dict[tuple[str, str], float] = {}
+        self._led_at = 0.0
+        self._pass_ends = 0.0
         self._grace_until = 0.0
+        self._forget_at = 0.0
+        self._chords_at = 0.0
+        self._empty_at: dict[tuple[str, str, int], list[float]] = {}
+        self._done = Swept()
 
-    def sweep(self) -> bool:
+    def sweep(self) -> Swept | None:
         """Make one pass, if this node leads.
 
-        Each step stands alone: what cannot be done for one goal must not keep the others waiting.
+        Each step stands alone: what cannot be done for one goal must not keep the others waiting. A pass ends early
+        rather than hold up the beat that extends the node's leases; the next one goes on.
 
         Returns:
-            Whether it led.
+            What was done; ``None`` if somebody else leads.
 
         Raises:
             DatabaseUnavailableError: The database does not answer.
         """
+        self._done = Swept()
         try:
-            memory = nodes.lead(self._database, LEADERSHIP, self._holder, self._lease_s)
+            memory = self._lead()
             if memory is None:
-                self._empty_since.clear()
-                return False
-            for step in (
-                self._take_back,
-                self._end_overdue,
-                lambda: self._find_lost(memory),
-                self._top_up,
-                self._finish_chords,
-                self._follow_calls,
-                lambda: nodes.forget(self._database, _NODE_FORGOTTEN_S),
-            ):
-                self._alone(step)
+                self._empty_at.clear()
+                return None
+            self._pass_ends = self._led_at + self._settings.lease_seconds / 3
+            self._pass(memory)
         except DatabaseUnavailableError:
             self._grace_until = time.monotonic() + self._settings.lease_seconds
             raise
-        return True
+        return self._done
 
-    def _alone(self, step: Callable[[], object]) -> None:
+    def step_down(self) -> None:
+        """Let another lead at once."""
+        nodes.step_down(self._database, [LEADERSHIP], self._holder)
+
+    def _lead(self) -> dict[str, object] | None:
+        memory = nodes.lead(self._database, LEADERSHIP, self._holder, self._lease_s, self._who)
+        self._led_at = time.monotonic()
+        return memory
+
+    def _may_go_on(self, share: float = 1.0) -> bool:
+        """Say whether there is time left for more, and renew the leadership in a long pass.
+
+        Args:
+            share: How much of a pass may be over by then.
+        """
+        now = time.monotonic()
+        if now >= self._pass_ends - (1 - share) * self._settings.lease_seconds / 3:
+            return False
+        return now - self._led_at < self._lease_s / 3 or self._lead() is not None
+
+    def _pass(self, memory: dict[str, object]) -> None:
+        found = survey(self._database, _STALE_S)
+        if found.expired and self._take_back(found.uptime_s):
+            found = survey(self._database, _STALE_S)
+        if found.overdue:
+            self._alone(self._end_overdue)
+        self._alone(lambda: self._mind_queues(found, memory))
+        if found.chords and time.monotonic() >= self._chords_at:
+            self._chords_at = time.monotonic() + _STALE_S
+            self._alone(self._finish_chords)
+        if found.calls:
+            self._alone(self._follow_calls)
+        if time.monotonic() >= self._forget_at:
+            self._forget_at = time.monotonic() + _FORGET_EVERY_S
+            self._alone(lambda: nodes.forget(self._database, _NODE_FORGOTTEN_S))
+
+    def _alone(self, step: Callable[[], object]) -> bool:
+        """Take a step that must not keep the next from being taken; False if there is no time or it failed."""
         try:
-            step()
+            if self._may_go_on():
+                step()
+                return True
         except DatabaseUnavailableError:
             raise
         except BrokerUnavailableError as error:
             logger.debug("%s", error.message)
-        except Exception:
+            self._done.faults.append(error.message)
+        except Exception as error:
             logger.exception("a step of the sweeper failed; the others go on")
+            self._done.faults.append(f"{type(error).__name__}: {error}")
+        return False
 
-    def _take_back(self) -> None:
+    def _take_back(self, uptime_s: float) -> bool:
         """Take expired leases back; not within a lease of an outage, for nobody could extend theirs in it."""
-        if time.monotonic() < self._grace_until or nodes.uptime_s(self._database) < self._settings.lease_seconds:
-            return
-        for key, outcome in stages.take_back(
-            self._database, lease_s=self._settings.lease_seconds, max_deliveries=self._settings.max_deliveries
-        ):
-            logger.warning("the lease of stage %s of goal %s ran out: %s", key.name, key.goal_id, outcome)
+        if time.monotonic() < self._grace_until or uptime_s < self._settings.lease_seconds:
+            return False
+        return self._alone(self._take_all_back)
+
+    def _take_all_back(self) -> None:
+        taken: list[object] = [None] * _AT_ONCE
+        while len(taken) >= _AT_ONCE and self._may_go_on(_ROWS_SHARE):
+            taken = []
+            for key, outcome in stages.take_back(
+                self._database,
+                lease_s=self._settings.lease_seconds,
+                max_deliveries=self._settings.max_deliveries,
+                limit=_AT_ONCE,
+            ):
+                logger.warning("the lease of stage %s of goal %s ran out: %s", key.name, key.goal_id, outcome)
+                taken.append(key)
+                counter = _OUTCOMES[outcome]
+                setattr(self._done, counter, getattr(self._done, counter) + 1)
 
     def _end_overdue(self) -> None:
-        for goal_id in goals.end_overdue(self._database):
-            logger.warning("goal %s passed its deadline", goal_id)
-
-    def _top_up(self) -> None:
-        for worker, tier in stages.routes(self._database, "ready"):
-            self._alone(partial(self._publisher.top_up, worker, tier))
+        ended: list[UUID] | None = None
+        while (ended is None or len(ended) >= _AT_ONCE) and self._may_go_on(_ROWS_SHARE):
+            ended = goals.end_overdue(self._database, _AT_ONCE)
+            for goal_id in ended:
+                logger.warning("goal %s passed its deadline", goal_id)
+            self._done.overdue += len(ended)
 
     def _finish_chords(self) -> None:
         """Send the bodies of full chords whose last part died before it could."""
         for group_id, body in results.full_chords(self._database, _STALE_S):
-            self._alone(partial(self._app.backend.send_chord_body, group_id, body))
+            self._done.chords += self._alone(partial(self._app.backend.send_chord_body, group_id, body))
 
     def _follow_calls(self) -> None:
         """Send what follows raw calls whose process died before it could."""
         for goal_id in goals.unfollowed(self._database, _STALE_S):
-            self._alone(partial(self._app.backend.follow, goal_id))
+            self._done.calls += self._alone(partial(self._app.backend.follow, goal_id))
 
-    def _find_lost(self, memory: dict[str, object]) -> None:
+    def _mind_queues(self, found: Survey, memory: Mapping[str, object]) -> None:
+        """Make ready again what was lost on the way, and fill the queues' windows."""
+        routes = found.ready | {(worker, tier) for worker, tier, _ in found.published}
+        queues = {route: self._app.router.queue(*route) for route in routes}
+        try:
+            look = self._app.broker.look(sorted(set(queues.values())))
+        except BrokerUnavailableError:
+            self._empty_at.clear()
+            raise
+        lost = self._find_lost(found.published, queues, look, memory)
+        room = {queue: self._publisher.window(queue) - look.length(queue) for queue in set(queues.values())}
+        # The emptiest first: if the time does not suffice for all, the next pass goes on with the rest.
+        for route in sorted(found.ready | lost, key=lambda route: -room[queues[route]]):
+            if room[queues[route]] > 0:
+                self._alone(partial(self._top_up, route))
+
+    def _top_up(self, route: tuple[str, str]) -> None:
+        self._done.topped_up += self._publisher.top_up(*route)
+
+    def _find_lost(
+        self,
+        published: Mapping[tuple[str, str, int], float],
+        queues: Mapping[tuple[str, str], str],
+        look: Look,
+        memory: Mapping[str, object],
+    ) -> set[tuple[str, str]]:
         """Make ready again what is published and provably not on the broker.
 
-        Provably: the broker's mark is gone or changed, so it lost its data; or the queue has been empty for a while; or
-        a later message of the same queue has been taken already.
+        Provably: the broker's mark is gone or changed, so it lost its data; or the queue was seen empty after the
+        message was sent, and still nobody has claimed its stage; or a later message of the queue has been claimed.
+
+        Returns:
+            The routes of what was found.
         """
-        overtaken = stages.unpublish_overtaken(self._database, _OVERTAKEN_S)
-        if overtaken:
-            logger.warning("%d published stages were overtaken: their messages are lost", overtaken)
-        try:
-            epoch, _ = self._app.broker.epoch()
-            if memory.get("epoch") != epoch:
-                lost = stages.unpublish_all(self._database)
-                nodes.remember(self._database, LEADERSHIP, self._holder, {**memory, "epoch": epoch})
-                if lost:
-                    logger.warning("the broker lost its data: %d messages are sent again", lost)
-                return
-            published = stages.routes(self._database, "published")
-            queues = {route: self._app.router.queue(*route) for route in published}
-            lengths = self._app.broker.lengths(sorted(set(queues.values())))
-        except BrokerUnavailableError:
-            self._empty_since.clear()
-            return
+        if memory.get("epoch") != look.mark:
+            return self._after_data_loss(published, queues, look, memory)
+        lost: set[tuple[str, str]] = set()
+        if any(age_s > _OVERTAKEN_S for age_s in published.values()):
+            count = stages.unpublish_overtaken(self._database, _OVERTAKEN_S)
+            if count:
+                logger.warning("%d published stages were overtaken: their messages are lost", count)
+                self._done.lost += count
+                lost |= queues.keys()
+        for route, older_s in self._seen_empty(published, queues, look).items():
+            if self._unpublish(route, older_s):
+                lost.add(route[:2])
+        return lost
+
+    def _after_data_loss(
+        self,
+        published: Mapping[tuple[str, str, int], float],
+        queues: Mapping[tuple[str, str], str],
+        look: Look,
+        memory: Mapping[str, object],
+    ) -> set[tuple[str, str]]:
+        """Make everything ready again that was published before the broker lost its data.
+
+        If no sweeper has ever seen the mark, no node has run yet, and what is not on its queue is lost.
+        """
+        self._empty_at.clear()
+        lost: Iterable[tuple[str, str, int] | None] = [None]
+        if "epoch" not in memory:
+            lost = [route for route in published if look.is_empty(queues[route[:2]], self._priority(route))]
+        for route in lost:
+            self._unpublish(route, 0 if route is None else _SENT_WITHIN_S)
+        # Last: if we die before, everything is found once more.
+        nodes.remember(self._database, LEADERSHIP, self._holder, {**memory, "epoch": look.mark})
+        return set(queues)
+
+    def _seen_empty(
+        self,
+        published: Mapping[tuple[str, str, int], float],
+        queues: Mapping[tuple[str, str], str],
+        look: Look,
+    ) -> dict[tuple[str, str, int], float]:
+        """Say from which age on a published stage must have left its queue by now, for the routes that have such."""
         now = time.monotonic()
-        self._empty_since = {
-            route: self._empty_since.get(route, now) for route, queue in queues.items() if not lengths[queue]
-        }
-        for (worker, tier), since in self._empty_since.items():
-            if now - since >= _EMPTY_FOR_S:
-                lost = stages.unpublish_all(self._database, worker=worker, tier=tier, older_s=_EMPTY_FOR_S)
-                if lost:
-                    logger.warning("%s.%s: %d published stages are not on the empty queue", worker, tier, lost)
+        before, self._empty_at = self._empty_at, {}
+        found = {}
+        for route, age_s in published.items():
+            times = before.get(route, [])
+            settled = [at for at in times if now - at >= _EMPTY_FOR_S][-1:]
+            if settled and age_s > now - settled[0] + _SENT_WITHIN_S:
+                found[route] = now - settled[0] + _SENT_WITHIN_S
+            times = settled + [at for at in times if now - at < _EMPTY_FOR_S]
+            self._empty_at[route] = times + [now] * look.is_empty(queues[route[:2]], self._priority(route))
+        if found and not self._app.is_redis:
+            # RabbitMQ hands a node more than it can run.
+            full = nodes.full_queues(self._database, within_s=4 * self._settings.lease_seconds)
+            found = {
+                route: max(older_s, _IN_HAND_S) if queues[route[:2]] in full else older_s
+                for route, older_s in found.items()
+            }
+        return {route: older_s for route, older_s in found.items() if published[route] > older_s}
+
+    def _unpublish(self, route: tuple[str, str, int] | None, older_s: float) -> int:
+        begun, count, step = time.monotonic(), 0, stages.UNPUBLISHED_AT_ONCE
+        while step >= stages.UNPUBLISHED_AT_ONCE:
+            # What is published meanwhile is not meant.
+            age_s = older_s + time.monotonic() - begun
+            step = stages.unpublish_all(self._database, route=route, older_s=age_s)
+            count += step
+        if count:
+            which = (
+                "the broker lost its data" if route is None else f"they are not on the queue of {'.'.join(route[:2])}"
+            )
+            logger.warning("%d messages are sent again: %s", count, which)
+        self._done.lost += count
+        return count
+
+    def _priority(self, route: tuple[str, str, int]) -> int:
+        return self._app.broker_priority(route[2])

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from loomq.pipelines.graph import StageGraph
-    from loomq.runs.plan import Plan
+    from loomq.runs.plan import Plan, StagePlan
 
 _SWEEPS = 4  # more moves next to nothing
+_NOTE = 40  # characters of a note in a box
 
 #: A stage's state as a colour of its box and of its border; the same in every form.
 COLORS = {
@@ -33,7 +34,7 @@ class Box:
     """One stage.
 
     Args:
-        label: Its worker and tier.
+        label: Its worker and tier, with its ``notes``.
         level: From 0, downward.
         status: How it stands in a goal; empty without one.
     """
@@ -87,12 +88,33 @@ def draw(plan: Plan, statuses: Mapping[str, str] | None = None) -> Drawing:
     """
     told = statuses or {}
     boxes = {
-        name: Box(name, f"{plan.stages[name].worker.name}.{plan.stages[name].tier}", level, told.get(name, ""))
+        name: Box(name, _label(plan.stages[name]), level, told.get(name, ""))
         for level, names in enumerate(plan.graph.levels)
         for name in names
     }
     edges = tuple((above, below) for below in plan.graph.names for above in plan.graph.parents[below])
     return Drawing(plan.name, boxes, _rows(plan.graph, boxes, edges), edges)
+
+
+def notes(stage: StagePlan) -> tuple[str, ...]:
+    """Say in a few words what is special about a stage: its for_each, its condition and its fallback."""
+    spec = stage.spec
+    if spec is None:
+        return ()
+    found = []
+    if spec.for_each is not None:
+        most = f", {spec.max_parallel} at once" if spec.max_parallel else ""
+        found.append(f"each of {spec.for_each}{most}")
+    if spec.condition is not None:
+        found.append(f"if {spec.condition}")
+    if spec.fallback is not None:
+        found.append(f"else {spec.fallback.worker_type or 'a value'}")
+    return tuple(" ".join(note.split()) for note in found)
+
+
+def _label(stage: StagePlan) -> str:
+    cut = [note if len(note) <= _NOTE else f"{note[: _NOTE - 1]}…" for note in notes(stage)]
+    return ", ".join([f"{stage.worker.name}.{stage.tier}", *cut])
 
 
 def _rows(
@@ -155,12 +177,17 @@ def mermaid(drawing: Drawing) -> str:
     lines = ["flowchart TD"]
     for name, box in drawing.boxes.items():
         mark = f":::{box.status}" if box.status else ""
-        lines.append(f'    {ids[name]}["{name}<br/>{box.label}"]{mark}')
+        lines.append(f'    {ids[name]}["{name}<br/>{_entities(box.label)}"]{mark}')
     lines += [f"    {ids[above]} --> {ids[below]}" for above, below in drawing.edges]
     for status in sorted({box.status for box in drawing.boxes.values()} - {""}):
         fill, line = COLORS[status]
         lines.append(f"    classDef {status} fill:{fill},stroke:{line},color:#111")
     return "\n".join(lines)
+
+
+def _entities(text: str) -> str:
+    """Write what Mermaid would read as its own as HTML's entities."""
+    return "".join(char if char.isalnum() or char in " ._,-…" else f"#{ord(char)};" for char in text)
 
 
 def dot(drawing: Drawing) -> str:

@@ -26,7 +26,7 @@ _MORE: dict[str, tuple[str, str, str, str]] = {
     "LQ115": ("the file was renamed and its name not, or has capitals or dashes", "My-Worker", "my_worker", _VALIDATE),
     "LQ116": ("a file was copied and its name kept", "", "", _VALIDATE),
     "LQ117": ("a key left over from another kind", "worker_kind: llm, processing_backend: a.B", "one of both", _SCHEMA),
-    "LQ120": ("a key of a later version", "condition: a.output.n > 1", "leave it out for now", _VALIDATE),
+    "LQ120": ("a key of a later version", "rate_limit: 10/m", "leave it out for now", _VALIDATE),
     "LQ130": (
         "the package is not among those that YAML may import",
         "processing_backend: shop.prices.Total",
@@ -58,6 +58,33 @@ _MORE: dict[str, tuple[str, str, str, str]] = {
     "LQ210": ("depends_on replaces what the mapping implies", "depends_on: []", "leave depends_on out", _VALIDATE),
     "LQ211": ("a misspelt stage in depends_on", "depends_on: [colect]", "depends_on: [collect]", _VALIDATE),
     "LQ212": ("a worker that takes no additional properties", "", "", "loomq plan PIPELINE"),
+    "LQ213": (
+        "an operator that does not exist, or a text of several words without quotes",
+        "condition: a.output.n = 1",
+        "condition: a.output.n == 1",
+        _VALIDATE,
+    ),
+    "LQ214": (
+        "quotes around a number, or a path on the right, where it is text",
+        "condition: a.output.n > '5'",
+        "condition: a.output.n > 5",
+        _VALIDATE,
+    ),
+    "LQ215": ("the path of one item, or of an object", "a.output.urls[0]", "a.output.urls", "loomq plan PIPELINE"),
+    "LQ216": ("a misspelt pipeline, or its file is missing", "pipeline: reviews", "pipeline: review", _VALIDATE),
+    "LQ217": ("a stage that runs the pipeline it stands in", "", "", "loomq graph PIPELINE"),
+    "LQ218": (
+        "a value that lacks what the worker promises",
+        "fallback: {value: {}}",
+        "fallback: {value: {score: 0}}",
+        _VALIDATE,
+    ),
+    "LQ219": (
+        "a stage with a condition, read without a way out",
+        "total: count.output.n",
+        "total: count.output.n | default(0)",
+        "loomq plan PIPELINE",
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from loomq.errors import GoalNotFoundError, PipelineMappingError
 from loomq.messages import TaskStatus
 from loomq.queues.names import priority_named
+from loomq.redaction import redacted, redacted_json
 from loomq.store import goals, nodes
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ class GoalView:
             "schema_version": SCHEMA_VERSION,
             "goal_id": str(self.goal_id),
             self.kind: self.name,
-            "instruction": self.instruction,
-            "context": self.context,
+            "instruction": redacted(self.instruction),
+            "context": redacted_json(self.context),
             "priority": self.priority,
             "status": str(self.status),
             "created_at": _iso(self.created_at),
@@ -168,7 +169,7 @@ class GoalLine:
             "stages_total": self.stages_total,
             "stages_done": self.stages_done,
             "stages_running": self.stages_running,
-            "instruction": self.instruction,
+            "instruction": redacted(self.instruction),
         }
 
 
@@ -312,6 +313,11 @@ def live_nodes(loom: Loom) -> list[NodeView]:
         NodeView(node.hostname, node.pid, node.pool, node.slots, node.queues, node.version, started, seen)
         for node, started, seen in nodes.live(loom.database, within_s)
     ]
+
+
+def goal_status(state: str) -> TaskStatus:
+    """Give the public status of a goal's inner state; one that has not ended counts as processing."""
+    return _GOAL_STATUS.get(state, TaskStatus.PROCESSING)
 
 
 def _status(state: str, stage_states: set[str]) -> TaskStatus:

@@ -24,6 +24,7 @@ _TAIL_LINES = 15
 _MOST_SLOTS = 4
 _LOOK_EVERY_S = 1.0
 _STDERR = 2
+_AFTERWARDS_S = 5.0
 
 
 def worker_command(
@@ -89,6 +90,7 @@ class Child:
     def __init__(self, loom: Loom, name: str, command: Sequence[str], *, log: Path | None) -> None:
         self.name = name
         self.log = log
+        self._patience_s = loom.settings.shutdown_seconds + _AFTERWARDS_S
         out = log.open("ab") if log else None
         try:
             self._process = subprocess.Popen(  # noqa: S603
@@ -136,11 +138,11 @@ class Child:
         if self.is_running:
             self._process.send_signal(signal.SIGTERM)
 
-    def stop(self, grace_s: float = 10.0) -> None:
-        """End it in good order: it finishes what it has in hand, for as long as the grace lasts."""
+    def stop(self, grace_s: float | None = None) -> None:
+        """End it in good order: within ``shutdown_seconds`` it finishes or hands back what it has in hand."""
         self.ask_to_stop()
         try:
-            self._process.wait(grace_s)
+            self._process.wait(self._patience_s if grace_s is None else grace_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -184,7 +186,7 @@ class NodeAtHand:
         if self._own is not None:
             self._own.ask_to_stop()
 
-    def stop(self, grace_s: float = 10.0) -> None:
+    def stop(self, grace_s: float | None = None) -> None:
         """End our own node, if there is one."""
         if self._own is not None:
             self._own.stop(grace_s)

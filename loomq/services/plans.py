@@ -16,6 +16,7 @@ from loomq.registry import project_on_path
 from loomq.runs.freeze import freeze_pipeline
 from loomq.runs.plan import Plan
 from loomq.services import inspect
+from loomq.services.drawing import notes
 from loomq.store import goals
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class StageLine:
         tier: After the router's overrides.
         waits_for: Its parents in the transitive reduction.
         reads: The paths of its mapping, as they were written.
+        notes: Its for_each, its condition and its fallback, each in a few words.
         priority: ``None`` is the goal's.
     """
 
@@ -55,10 +57,11 @@ class StageLine:
     priority: str | None
     waits_for: tuple[str, ...]
     reads: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Describe the stage."""
-        lists = {"waits_for": list(self.waits_for), "reads": list(self.reads)}
+        lists = {"waits_for": list(self.waits_for), "reads": list(self.reads), "notes": list(self.notes)}
         return {name: getattr(self, name) for name in self.__slots__} | lists
 
 
@@ -195,7 +198,7 @@ def _frozen(settings: Settings, name: str) -> tuple[Catalog, Plan, tuple[Problem
     catalog, problems = load_catalog(settings, imports=True)
     if name not in catalog.pipelines:
         raise _missing(settings, catalog, problems, name)
-    used = sorted({stage.worker_type for stage in catalog.pipelines[name].pipeline_stages})
+    used = catalog.pipelines[name].worker_types
     files = {shown_name(settings.workers_dir / f"{worker}.yaml") for worker in used}
     files |= {shown_name(file) for key in used if (file := catalog.files.get(("worker", key)))}
     files.add(shown_name(catalog.files["pipeline", name]))
@@ -247,4 +250,5 @@ def _stage(stage: StagePlan, level: int, parents: tuple[str, ...], router: Route
         priority=None if stage.priority is None else str(priority_named(stage.priority)),
         waits_for=parents,
         reads=tuple(dict.fromkeys(path.text for _, path in stage.mapping.paths)) if stage.mapping else (),
+        notes=notes(stage),
     )

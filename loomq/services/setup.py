@@ -9,6 +9,7 @@ from loomq.embedded import client as embedded
 from loomq.errors import EnvironmentNotReadyError, LoomqError, SchemaOutdatedError
 from loomq.services import inspect
 from loomq.services.probes import probe_broker, probe_database, without_password
+from loomq.services.sweep import leader, leader_json
 from loomq.store import goals, migrate
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from loomq.loom import Loom
     from loomq.services.inspect import NodeView
+    from loomq.store.nodes import Leader
 
 HEAD = migrate.HEAD
 
@@ -46,6 +48,7 @@ class SetupView:
     Args:
         revision: The schema's revision; ``None`` if the database is empty or was not asked.
         open_goals: Goals that have not ended; ``None`` if the database was not asked.
+        sweeper: Who leads the sweeping, if anybody does.
         fault: What stops goals from being run, if anything does.
     """
 
@@ -56,6 +59,7 @@ class SetupView:
     revision: str | None = None
     open_goals: int | None = None
     nodes: tuple[NodeView, ...] = ()
+    sweeper: Leader | None = None
     fault: LoomqError | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -69,6 +73,7 @@ class SetupView:
             "broker": self.broker.to_json(),
             "open_goals": self.open_goals,
             "nodes": [node.to_json() for node in self.nodes],
+            "sweeper": leader_json(self.sweeper),
         }
 
 
@@ -77,7 +82,7 @@ def require_schema(loom: Loom) -> None:
 
     Raises:
         DatabaseUnavailableError: It does not answer.
-        SchemaOutdatedError: It has another version's schema, or none.
+        SchemaOutdatedError: It has an older version's schema, or none; a newer version's serves this one too.
         EmbeddedServiceError: The embedded one cannot be started.
     """
     fault = _schema_fault(migrate.current(loom.database))
@@ -100,11 +105,18 @@ def revision(loom: Loom) -> str | None:
     return migrate.current(loom.database)
 
 
+def is_newer(revision: str | None) -> bool:
+    """Say whether that is a newer version's schema, with which this one can go on working."""
+    return migrate.is_newer(revision)
+
+
 def upgrade(loom: Loom) -> str:
     """Bring the database to this version's schema, and name its revision.
 
     Raises:
         DatabaseUnavailableError: It does not answer.
+        SchemaNewerError: A newer version has migrated it.
+        EnvironmentNotReadyError: Other sessions keep its tables from being changed.
     """
     return migrate.upgrade(loom.database)
 
@@ -156,12 +168,16 @@ def _with_database(loom: Loom, found: SetupView) -> SetupView:
     fault = _schema_fault(current)
     more: dict[str, Any] = {"revision": current, "fault": fault or found.fault}
     if fault is None:
-        more |= {"open_goals": goals.count_open(loom.database), "nodes": tuple(inspect.live_nodes(loom))}
+        more |= {
+            "open_goals": goals.count_open(loom.database),
+            "nodes": tuple(inspect.live_nodes(loom)),
+            "sweeper": leader(loom),
+        }
     return SetupView(**{**found.__dict__, **more})
 
 
 def _schema_fault(current: str | None) -> SchemaOutdatedError | None:
-    if current == HEAD:
+    if current == HEAD or migrate.is_newer(current):
         return None
     has = f"is at revision {current}" if current else "has no tables yet"
     return SchemaOutdatedError(f"the database {has}; this version needs revision {HEAD}", hint="run: loomq db upgrade")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -19,9 +21,29 @@ from loomq.errors import DatabaseUnavailableError, SchemaOutdatedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_UNDEFINED = {"42P01", "42883"}  # undefined table, undefined function
+_UNDEFINED = {"42P01", "42703", "42883"}  # undefined table, column, function
 _VICTIM = {"40P01", "40001"}  # deadlock, serialization failure
 _LOST = (OperationalError, InterfaceError, PoolTimeoutError)
+
+
+_answer_until: ContextVar[float | None] = ContextVar("answer_until", default=None)
+
+
+class _Bounded(psycopg.Connection[Any]):
+    """A connection that is closed when its server does not answer by the time that ``Database.call`` set."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Wait for the server; psycopg calls this for every statement."""
+        until = _answer_until.get()
+        if until is None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, max(until - time.monotonic(), 0.001))
+        except psycopg.OperationalError as error:
+            if time.monotonic() < until:
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError("no word on an open connection") from error
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -118,6 +140,7 @@ class Database:
         # Parameters are users' payloads: they stay out of error texts.
         engine = create_engine(self.url, connect_args=arguments, hide_parameters=True, **pool)
         event.listen(engine, "handle_error", _translate, retval=True)
+        event.listen(engine, "do_connect", lambda _dialect, _record, args, named: _Bounded.connect(*args, **named))
         return engine
 
     @contextmanager
@@ -134,7 +157,7 @@ class Database:
         except _LOST as error:
             raise self._unavailable(error) from error
 
-    def call(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+    def call(self, statement: str, parameters: Mapping[str, Any], *, within_s: float | None = None) -> list[Any]:
         """Run one statement in one round trip, outside an explicit transaction, and give its rows.
 
         It may be made again: if a pooled connection turns out to be dead, or if Postgres chose it as a deadlock's
@@ -143,18 +166,24 @@ class Database:
         Args:
             statement: SQL with psycopg's ``%(name)s`` parameters.
             parameters: Their values.
+            within_s: Seconds after which an open connection that does not answer is given up: a stopped server keeps
+                its sockets open for ever. Connecting has its own limit.
 
         Raises:
             DatabaseUnavailableError, SchemaOutdatedError: As ``begin``.
         """
+        until = None if within_s is None else time.monotonic() + within_s
         for is_last in (False, False, True):
+            before = _answer_until.set(until)
             try:
                 with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                     result = connection.exec_driver_sql(statement, dict(parameters))
                     return list(result) if result.returns_rows else []
             except _LOST as error:
-                if is_last or not _may_pass_at_once(error):
+                if is_last or not _may_pass_at_once(error) or (until is not None and time.monotonic() >= until):
                     raise self._unavailable(error) from error
+            finally:
+                _answer_until.reset(before)
         raise AssertionError("not reached")
 
     @contextmanager

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from loomq.store.engine import Database
 
 
+_SUBMIT_WITHIN_S = 2.5  # with a connection attempt of 2 s on top, a submit is answered within 5
+
+
 @dataclass(frozen=True, slots=True)
 class NewStage:
     """A stage as submit writes it; ``state`` is ``waiting``, ``ready`` or ``published``."""
@@ -94,10 +97,10 @@ def submit(
         "body": None if snapshot in known_snapshots else json.dumps(body),
     }
     statement = "SELECT * FROM loomq_submit(%(goal)s, %(stages)s, %(key)s, %(hash)s, %(body)s)"
-    outcome, goal_id = database.call(statement, parameters)[0]
+    outcome, goal_id = database.call(statement, parameters, within_s=_SUBMIT_WITHIN_S)[0]
     if outcome == "spec_missing":
         parameters["body"] = json.dumps(body)
-        outcome, goal_id = database.call(statement, parameters)[0]
+        outcome, goal_id = database.call(statement, parameters, within_s=_SUBMIT_WITHIN_S)[0]
     known_snapshots.add(snapshot)
     return goal_id, outcome == "created"
 
@@ -118,28 +121,30 @@ def end(database: Database, goal_id: UUID, state: str, error: dict[str, Any]) ->
     return bool(rows[0][0])
 
 
-def end_overdue(database: Database) -> list[UUID]:
-    """Fail the open goals whose deadline has passed."""
+def end_overdue(database: Database, limit: int = 100) -> list[UUID]:
+    """Fail up to ``limit`` open goals whose deadline has passed."""
     error = {"type": "PipelineTimeoutError", "message": "the goal's deadline passed", "retryable": False}
     rows = database.call(
         "WITH late AS MATERIALIZED ("
-        "SELECT id FROM goals WHERE state = 'open' AND deadline < clock_timestamp() ORDER BY id LIMIT 500)"
+        "SELECT id FROM goals WHERE state = 'open' AND deadline < now() ORDER BY deadline LIMIT %(limit)s)"
         " SELECT id FROM late WHERE loomq_end_goal(id, 'failed', %(error)s)",
-        {"error": json.dumps(error)},
+        {"error": json.dumps(error), "limit": limit},
     )
     return [row[0] for row in rows]
 
 
 def mark_followed(database: Database, goal_id: UUID) -> None:
-    """Say that what Celery attached to a raw call has been sent."""
-    database.call("UPDATE goals SET follows = false WHERE id = %(goal)s AND follows", {"goal": goal_id})
+    """Say that what Celery attached to a raw call has been sent; not of one that somebody has replayed meanwhile."""
+    database.call(
+        "UPDATE goals SET follows = false WHERE id = %(goal)s AND follows AND state <> 'open'", {"goal": goal_id}
+    )
 
 
 def unfollowed(database: Database, older_s: float) -> list[UUID]:
     """List ended raw calls whose continuation is not known to have been sent."""
     rows = database.call(
         "SELECT id FROM goals WHERE follows AND state <> 'open'"
-        " AND ended_at < clock_timestamp() - make_interval(secs => %(older)s) ORDER BY ended_at LIMIT 100",
+        " AND ended_at < now() - make_interval(secs => %(older)s) ORDER BY ended_at LIMIT 100",
         {"older": older_s},
     )
     return [row[0] for row in rows]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from loomq.store.engine import Database
 
 
+_ADVICE_WITHIN_S = 0.5  # what a submit only likes to know must not make it wait
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One worker node: a Celery worker process with its pool."""
@@ -25,6 +28,21 @@ class Node:
     slots: int
     queues: tuple[str, ...]
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads.
+
+    Args:
+        who: The name of the node that leads, or of whoever else does.
+        renewed_at: When the leader last said so.
+    """
+
+    holder: UUID
+    who: str | None
+    since: datetime | None
+    renewed_at: datetime | None
 
 
 def beat(database: Database, node: Node) -> None:
@@ -73,30 +91,46 @@ def slots_by_queue(database: Database, within_s: float) -> dict[str, int]:
         "SELECT q, sum(slots)::integer FROM nodes, unnest(queues) AS q"
         " WHERE seen_at > clock_timestamp() - make_interval(secs => %(within)s) GROUP BY q",
         {"within": within_s},
+        within_s=_ADVICE_WITHIN_S,
     )
     return dict(map(tuple, rows))
 
 
-def uptime_s(database: Database) -> float:
-    """Say how long Postgres has been up, in seconds."""
-    rows = database.call("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8", {})
-    return float(rows[0][0])
+def full_queues(database: Database, within_s: float) -> set[str]:
+    """List the queues of live nodes whose slots are all in use: such a node may hold unclaimed messages."""
+    rows = database.call(
+        "SELECT DISTINCT unnest(n.queues) FROM nodes n"
+        " WHERE n.seen_at > clock_timestamp() - make_interval(secs => %(within)s) AND n.slots <="
+        " (SELECT count(*) FROM stages s WHERE s.state = 'claimed' AND s.node = n.id)",
+        {"within": within_s},
+    )
+    return {queue for (queue,) in rows}
 
 
-def lead(database: Database, name: str, holder: UUID, lease_s: float) -> dict[str, Any] | None:
+def lead(database: Database, name: str, holder: UUID, lease_s: float, who: str | None = None) -> dict[str, Any] | None:
     """Take or keep a leadership, on the server's clock.
+
+    Args:
+        who: What people call the holder.
 
     Returns:
         What the leaders before remembered, or ``None`` if somebody else leads.
     """
     rows = database.call(
-        "INSERT INTO leases AS l (name, holder, until)"
-        " VALUES (%(name)s, %(holder)s, clock_timestamp() + make_interval(secs => %(lease)s))"
-        " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until"
-        " WHERE l.holder = excluded.holder OR l.until < clock_timestamp() RETURNING memory",
-        {"name": name, "holder": holder, "lease": lease_s},
+        "SELECT loomq_lead(%(name)s, %(holder)s, %(lease)s, %(who)s)",
+        {"name": name, "holder": holder, "lease": lease_s, "who": who},
     )
-    return dict(rows[0][0]) if rows else None
+    return None if rows[0][0] is None else dict(rows[0][0])
+
+
+def leader(database: Database, name: str) -> Leader | None:
+    """Say who leads, if anybody does."""
+    rows = database.call(
+        "SELECT l.holder, coalesce(n.hostname, l.who), l.since, l.renewed_at FROM leases l"
+        " LEFT JOIN nodes n ON n.id = l.holder WHERE l.name = %(name)s AND l.until >= clock_timestamp()",
+        {"name": name},
+    )
+    return Leader(*rows[0]) if rows else None
 
 
 def remember(database: Database, name: str, holder: UUID, memory: dict[str, Any]) -> None:

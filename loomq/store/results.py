@@ -95,11 +95,11 @@ def chord_parts(database: Database, group_id: str) -> list[tuple[str, str, Any]]
 
 
 def full_chords(database: Database, older_s: float) -> list[tuple[str, dict[str, Any]]]:
-    """List full chords whose body nobody is known to have sent, with the body."""
+    """List the oldest full chords whose body nobody is known to have sent, with the body; at most 200."""
     rows = database.call(
         "SELECT c.group_id, c.body FROM chords c WHERE c.dispatched_at IS NULL AND c.body IS NOT NULL AND c.size <="
         " (SELECT count(*) FROM chord_parts p WHERE p.group_id = c.group_id)"
-        " AND c.created_at < clock_timestamp() - make_interval(secs => %(older)s)",
+        " AND c.created_at < now() - make_interval(secs => %(older)s) ORDER BY c.created_at LIMIT 200",
         {"older": older_s},
     )
     return [(group_id, body) for group_id, body in rows]
@@ -108,3 +108,15 @@ def full_chords(database: Database, older_s: float) -> list[tuple[str, dict[str,
 def mark_dispatched(database: Database, group_id: str) -> None:
     """Say that a chord's body has been sent."""
     database.call("UPDATE chords SET dispatched_at = clock_timestamp() WHERE group_id = %(id)s", {"id": group_id})
+
+
+def mark_failed(database: Database, group_id: str) -> None:
+    """Say that a chord's body has been told of the header's failure; not if somebody has replayed that meanwhile."""
+    with database.begin() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM chords WHERE group_id = %(id)s FOR UPDATE", {"id": group_id})
+        # A statement of its own: it sees what was replayed before the row was locked.
+        connection.exec_driver_sql(
+            "UPDATE chords SET dispatched_at = clock_timestamp() WHERE group_id = %(id)s"
+            " AND EXISTS (SELECT 1 FROM chord_parts WHERE group_id = %(id)s AND state <> 'SUCCESS')",
+            {"id": group_id},
+        )

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from loomq.store.engine import Database
 
 
+UNPUBLISHED_AT_ONCE = 5000
+_MOST_URGENT = 3
+
+
 @dataclass(frozen=True, slots=True)
 class StageKey:
     """Which stage: its goal, its name, and its item of a ``for_each`` (-1 is the stage itself)."""
@@ -42,7 +46,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A stage in hand, with what it needs to run."""
+    """A stage in hand, with what it needs to run.
+
+    Args:
+        payload: An input that somebody has put in place of the mapped one, or ``None``.
+    """
 
     key: StageKey
     token: UUID
@@ -58,6 +66,7 @@ class Claim:
     max_retries: int
     inputs: dict[str, dict[str, Any]]
     tier: str
+    payload: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,15 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A claimed stage and the process that holds it."""
+
+    pid: int
+    token: UUID
+    key: StageKey
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """A stage taken for publishing."""
 
@@ -101,7 +119,8 @@ class Due:
 def claim(database: Database, key: StageKey, token: UUID, place: Place, lease_s: float) -> Claim | None:
     """Take a stage that is due; ``None`` if it is not, or no longer, there to take."""
     rows = database.call(
-        "SELECT * FROM loomq_claim(%(goal)s, %(name)s, %(item)s, %(token)s, %(node)s, %(pid)s, %(message)s, %(lease)s)",
+        "SELECT * FROM loomq_claim_2("
+        "%(goal)s, %(name)s, %(item)s, %(token)s, %(node)s, %(pid)s, %(message)s, %(lease)s)",
         {
             **key.parameters(),
             "token": token,
@@ -199,12 +218,12 @@ def extend(database: Database, node: UUID, pids: Sequence[int], lease_s: float, 
     return len(rows)
 
 
-def claimed_by(database: Database, node: UUID) -> dict[int, int]:
-    """Count a node's claimed stages by process id."""
+def held_by(database: Database, node: UUID) -> list[Held]:
+    """List a node's claimed stages."""
     rows = database.call(
-        "SELECT pid, count(*) FROM stages WHERE state = 'claimed' AND node = %(node)s GROUP BY pid", {"node": node}
+        "SELECT pid, token, goal_id, name, item FROM stages WHERE state = 'claimed' AND node = %(node)s", {"node": node}
     )
-    return dict(map(tuple, rows))
+    return [Held(pid, token, StageKey(*key)) for pid, token, *key in rows]
 
 
 def take_back(
@@ -251,20 +270,24 @@ def unpublish(database: Database, keys: Sequence[StageKey]) -> None:
     )
 
 
-def unpublish_all(database: Database, *, worker: str | None = None, tier: str | None = None, older_s: float = 0) -> int:
+def unpublish_all(database: Database, *, route: tuple[str, str, int] | None = None, older_s: float = 0) -> int:
     """Make published and unclaimed stages ready again: all of them, or one route's.
 
     Args:
+        route: Worker, tier and priority.
         older_s: Only those published longer ago than this.
 
     Returns:
-        How many there were.
+        How many there were, up to ``UNPUBLISHED_AT_ONCE``.
     """
+    worker, tier, priority = route or (None, None, None)
     rows = database.call(
-        "UPDATE stages SET state = 'ready', published_at = NULL, reason = 'message lost' WHERE state = 'published'"
-        " AND (%(worker)s::text IS NULL OR worker = %(worker)s AND tier = %(tier)s)"
-        " AND published_at < clock_timestamp() - make_interval(secs => %(older)s) RETURNING 1",
-        {"worker": worker, "tier": tier, "older": older_s},
+        "UPDATE stages s SET state = 'ready', published_at = NULL, reason = 'message lost' FROM ("
+        "SELECT goal_id, name, item FROM stages WHERE state = 'published'"
+        " AND (%(worker)s::text IS NULL OR worker = %(worker)s AND tier = %(tier)s AND priority = %(priority)s)"
+        " AND published_at < now() - make_interval(secs => %(older)s) LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
+        ") AS p WHERE s.goal_id = p.goal_id AND s.name = p.name AND s.item = p.item RETURNING 1",
+        {"worker": worker, "tier": tier, "priority": priority, "older": older_s, "limit": UNPUBLISHED_AT_ONCE},
     )
     return len(rows)
 
@@ -272,7 +295,8 @@ def unpublish_all(database: Database, *, worker: str | None = None, tier: str | 
 def unpublish_overtaken(database: Database, margin_s: float) -> int:
     """Make published stages ready again that a later message of their queue has overtaken: theirs were lost.
 
-    A queue hands out messages of one priority in the order in which they came.
+    A queue hands out messages of one priority in the order in which they came. Where nodes reserve messages (RabbitMQ),
+    the message may instead lie in the hand of a busy one; then it is doubled, and runs where there is room.
 
     Args:
         margin_s: How much later the other message must have been sent.
@@ -281,20 +305,17 @@ def unpublish_overtaken(database: Database, margin_s: float) -> int:
         How many there were.
     """
     rows = database.call(
-        "UPDATE stages p SET state = 'ready', published_at = NULL, reason = 'message lost' WHERE p.state = 'published'"
-        " AND p.published_at < clock_timestamp() - make_interval(secs => %(margin)s) AND EXISTS ("
-        "SELECT 1 FROM stages c WHERE c.state = 'claimed' AND c.worker = p.worker AND c.tier = p.tier"
-        " AND c.priority <= p.priority AND c.published_at > p.published_at + make_interval(secs => %(margin)s))"
-        " RETURNING 1",
-        {"margin": margin_s},
+        "WITH taken AS MATERIALIZED (SELECT worker, tier, priority, max(published_at) AS latest FROM stages"
+        " WHERE state = 'claimed' GROUP BY worker, tier, priority),"
+        " passed AS MATERIALIZED (SELECT t.worker, t.tier, p.priority::smallint AS priority,"
+        " max(t.latest) - make_interval(secs => %(margin)s) AS until"
+        " FROM taken t, generate_series(t.priority::integer, %(highest)s) AS p (priority)"
+        " GROUP BY t.worker, t.tier, p.priority)"
+        " UPDATE stages s SET state = 'ready', published_at = NULL, reason = 'message lost' FROM ("
+        "SELECT o.goal_id, o.name, o.item FROM passed p JOIN stages o ON o.state = 'published' AND o.worker = p.worker"
+        " AND o.tier = p.tier AND o.priority = p.priority AND o.published_at < p.until"
+        " WHERE o.published_at < now() - make_interval(secs => %(margin)s) FOR UPDATE OF o SKIP LOCKED"
+        ") AS o WHERE s.goal_id = o.goal_id AND s.name = o.name AND s.item = o.item RETURNING 1",
+        {"margin": margin_s, "highest": _MOST_URGENT},
     )
     return len(rows)
-
-
-def routes(database: Database, state: str) -> list[tuple[str, str]]:
-    """List the (worker, tier) routes that have due stages in ``ready``, or stages in ``published``."""
-    due = " AND (not_before IS NULL OR not_before <= clock_timestamp())" if state == "ready" else ""
-    # The state is spelled out, not bound: only so do the partial indexes serve.
-    literal = {"ready": "'ready'", "published": "'published'"}[state]
-    rows = database.call(f"SELECT DISTINCT worker, tier FROM stages WHERE state = {literal}{due}", {})  # noqa: S608
-    return [(worker, tier) for worker, tier in rows]

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Double,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -61,6 +62,11 @@ goals = Table(
 )
 Index("goals_open", goals.c.id, postgresql_where=goals.c.state == "open")
 Index("goals_follows", goals.c.ended_at, postgresql_where=goals.c.follows)
+Index(
+    "goals_deadline",
+    goals.c.deadline,
+    postgresql_where=(goals.c.state == "open") & goals.c.deadline.is_not(None),
+)
 
 idempotency_keys = Table(
     "idempotency_keys",
@@ -104,6 +110,8 @@ stages = Table(
     Column("token_usage", JSONB),
     Column("processing_time_ms", Integer),
     Column("history", JSONB, nullable=False),
+    Column("payload", JSONB),
+    _time("dropped_at"),
     postgresql_partition_by="RANGE (goal_id)",
 )
 Index(
@@ -112,16 +120,29 @@ Index(
     stages.c.tier,
     stages.c.priority.desc(),
     stages.c.ready_at,
-    postgresql_where=stages.c.state == "ready",
+    postgresql_where=(stages.c.state == "ready") & stages.c.not_before.is_(None),
+)
+Index(
+    "stages_delayed",
+    stages.c.worker,
+    stages.c.tier,
+    stages.c.not_before,
+    postgresql_where=(stages.c.state == "ready") & stages.c.not_before.is_not(None),
 )
 Index(
     "stages_published",
     stages.c.worker,
     stages.c.tier,
+    stages.c.priority,
     stages.c.published_at,
     postgresql_where=stages.c.state == "published",
 )
 Index("stages_claimed", stages.c.node, stages.c.lease_until, postgresql_where=stages.c.state == "claimed")
+Index(
+    "stages_dead",
+    stages.c.ended_at,
+    postgresql_where=stages.c.state.in_(("failed", "dead")) & stages.c.dropped_at.is_(None),
+)
 
 nodes = Table(
     "nodes",
@@ -144,6 +165,9 @@ leases = Table(
     Column("holder", Uuid, nullable=False),
     _time("until", nullable=False),
     Column("memory", JSONB, nullable=False),
+    Column("who", Text),
+    _time("since"),
+    _time("renewed_at"),
 )
 
 chords = Table(
@@ -155,6 +179,7 @@ chords = Table(
     _time("created_at", nullable=False),
     _time("dispatched_at"),
 )
+Index("chords_open", chords.c.created_at, postgresql_where=chords.c.dispatched_at.is_(None))
 
 chord_parts = Table(
     "chord_parts",
@@ -174,3 +199,32 @@ task_results = Table(
     Column("body", JSONB, nullable=False),
     _time("created_at", nullable=False),
 )
+
+malformed = Table(
+    "malformed",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("properties", JSONB, nullable=False),
+    Column("node", Uuid),
+    _time("seen_at", nullable=False),
+    _time("dropped_at"),
+)
+Index("malformed_seen", malformed.c.seen_at, postgresql_where=malformed.c.dropped_at.is_(None))
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    _time("at", nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("goal_id", Uuid),
+    Column("stage", Text),
+    Column("item", Integer),
+    Column("message", Uuid),
+    Column("detail", JSONB, nullable=False),
+)
+Index("audit_goal", audit.c.goal_id, postgresql_where=audit.c.goal_id.is_not(None))

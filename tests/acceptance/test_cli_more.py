@@ -50,11 +50,16 @@ SERVICE = {"type": "object", "required": ["url", "embedded", "state", "error"]}
 MADE = shape(
     schema_version={"const": 1}, project=TEXT, files=several(TEXT), changed={"type": "array"}, next=several(TEXT)
 )
+LEADER = shape(holder=TEXT, who=TEXT, since=TEXT, last_pass=TEXT)
 SCHEMAS = {
     "run line": GOAL,
     "submit line": shape(schema_version={"const": 1}, goal_id=TEXT, name=TEXT, created=BOOL),
     "show {goal}": GOAL,
     "list": shape(schema_version={"const": 1}, goals=several({"type": "object", "required": ["goal_id", "status"]})),
+    "dead-letter list": shape(
+        schema_version={"const": 1}, total={"const": 0}, letters={"type": "array"}, malformed={"type": "array"}
+    ),
+    "prune --dry-run": {"type": "object", "required": ["schema_version", "dry_run", "goals", "dead_letters", "specs"]},
     "status": shape(
         schema_version={"const": 1},
         ready={"const": True},
@@ -64,7 +69,9 @@ SCHEMAS = {
         broker=SERVICE,
         open_goals=NUMBER,
         nodes=several({"type": "object", "required": ["hostname", "queues"]}),
+        sweeper=LEADER,
     ),
+    "sweep --once": shape(schema_version={"const": 1}, led={"const": False}, leader=LEADER),
     "init {new}": MADE,
     "new worker fresh": MADE,
     "new pipeline fresh": MADE,

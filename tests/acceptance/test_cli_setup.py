@@ -79,6 +79,19 @@ def test_an_empty_database_is_told_and_upgraded(shop, loomq, database_url):
     loomq("submit", "echo")
 
 
+def test_a_database_that_a_newer_version_has_migrated_is_worked_with_and_never_changed(shop, loomq, database_url):
+    with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute("UPDATE alembic_version SET version_num = '9999'")
+    out, err = loomq("db", "current")
+    assert out == "9999\n"
+    assert f"a newer loomq has migrated it; this version knows none after {migrate.HEAD}" in err
+    assert "at revision 9999" in loomq("db", "upgrade", code=3)[1]
+    checks = {one["name"]: one for one in json.loads(loomq("doctor", "--json")[0])["checks"]}
+    assert (checks["schema"]["status"], checks["schema"]["fix"]) == ("warn", "upgrade loomq")
+    loomq("submit", "echo")
+    assert json.loads(loomq("status", "--json")[0])["open_goals"] == 1
+
+
 def test_broken_yaml_is_told_before_anything_is_started(shop, loomq):
     shop.write("workers/bad.yaml", "name: bad\nworker_knd: processor\n")
     for command in ("run echo", "submit echo", "dev", "worker"):

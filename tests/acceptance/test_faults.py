@@ -13,7 +13,7 @@ import pytest
 from loomq.errors import GoalFailedError, WaitTimeoutError
 from loomq.messages import TaskStatus
 from loomq.services.submit import submit_goal, submit_task
-from loomq.testing import wait_until
+from loomq.testing import fake_llm, wait_until
 
 
 def test_code_that_holds_the_gil_is_ended_with_its_process(project, loom, start_node):
@@ -168,12 +168,51 @@ def test_waiting_ends_with_the_callers_patience_and_the_goal_goes_on(project, lo
     assert asyncio.run(handle.aresult(timeout=30))["after"]
 
 
-def test_a_goal_runs_from_its_own_snapshot_whatever_the_files_say_later(project, loom, start_node):
-    project.worker("echo")
-    project.pipeline("one", "  - {name: only, worker_type: echo, input_mapping: {word: \"'first'\"}}")
-    handle = submit_goal("go", pipeline="one", loom=loom)
-    project.pipeline("one", "  - {name: only, worker_type: echo, input_mapping: {word: \"'second'\"}}")
+def _write_release(project, word, retries):
+    """Write a release's files: what a stage is told, by whose prompt, and how often it is tried."""
+    project.write(
+        "workers/say.yaml",
+        f"name: say\nsystem_prompt: The {word} prompt.\noutput_schema: {{type: object}}\n",
+    )
+    once = """
+    Path("tries").open("a").write(payload["word"] + "\\n")
+    if Path("tries").read_text().count(payload["word"]) == 1:
+        raise TransientBackendError("not yet")
+    return {"output": payload}
+    """
+    project.worker("once_more", once, max_retries=retries, retry_backoff="{initial: 0.05}")
+    project.pipeline(
+        "held",
+        f"""
+  - {{name: work, worker_type: holding, input_mapping: {{hold: goal.context.hold, started: goal.context.started}}}}
+  - {{name: say, worker_type: say, input_mapping: {{word: "'{word}'", after: work.output.pid}}}}
+  - {{name: end, worker_type: once_more, input_mapping: {{word: "'{word}'", after: say.output}}}}
+""",
+    )
 
-    start_node("-c", "1")
 
-    assert handle.result(timeout=30)["only"] == {"got": {"word": "first"}}
+def test_a_goal_ends_by_the_plan_it_began_with_though_its_files_change_and_its_node_is_restarted(
+    project, loom, start_node
+):
+    project.worker("holding", BLOCKING)
+    _write_release(project, "old", retries=1)
+    with fake_llm([{"json": {}}]) as provider:
+        project.env = provider.environment("anthropic")
+        node = start_node("-c", "1")
+        handle, hold, _ = _hold(project, loom)
+        _write_release(project, "new", retries=0)
+        node.kill()
+        hold.unlink()
+        start_node("-c", "1")
+
+        assert handle.result(timeout=30)["end"]["word"] == "old"
+        assert [stage.attempt for stage in handle.stages()] == [1, 1, 2]
+        later = project.loom()
+        context = {"hold": str(hold), "started": str(project.folder / "begun")}
+        new = submit_goal("go", pipeline="held", context=context, loom=later)
+        with pytest.raises(GoalFailedError, match="not yet"):
+            new.result(timeout=30)
+        later.close()
+        prompts = [str(entry.body) for entry in provider.journal]
+    assert [word for text in prompts for word in ("old", "new") if f"The {word} prompt." in text] == ["old", "new"]
+    assert (project.folder / "tries").read_text().split() == ["old", "old", "new"]

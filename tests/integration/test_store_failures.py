@@ -163,7 +163,7 @@ def test_a_node_extends_the_leases_of_its_own_live_processes_only(database):
     extended = {name for name, until in before.items() if row(database, goal_id, name).lease_until > until}
     assert extended == {"mine", "second"}
     assert row(database, goal_id, "mine").lease_until - before["mine"] >= timedelta(seconds=30)
-    assert stages.claimed_by(database, mine) == {1: 1, 2: 1, 3: 1}
+    assert sorted(held.pid for held in stages.held_by(database, mine)) == [1, 2, 3]
     assert stages.extend(database, mine, [], 30, 5) == 0
 
 
@@ -179,4 +179,4 @@ def test_a_stage_that_is_over_has_no_lease_to_extend(database):
     goal_id = submit(database, new_stage("a"))
     run(database, goal_id, "a")
     assert stages.extend(database, PLACE.node, [PLACE.pid], 15, 5) == 0
-    assert stages.claimed_by(database, PLACE.node) == {}
+    assert stages.held_by(database, PLACE.node) == []

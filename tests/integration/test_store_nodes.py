@@ -1,11 +1,12 @@
 """Nodes and leadership: on the server's clock, one leader at a time."""
 
-from rows import at_once
+from rows import at_once, claim, new_stage, submit
 
 from loomq.ids import uuid7
 from loomq.store import nodes
 from loomq.store.engine import Database
 from loomq.store.nodes import Node
+from loomq.store.stages import Place
 
 
 def _node(**more):
@@ -120,3 +121,37 @@ def test_slots_add_up_over_the_live_nodes_of_a_queue(database):
     nodes.beat(database, silent)
     _silence(database, silent, 120)
     assert nodes.slots_by_queue(database, 60) == {"a.local": 5, "b.local": 2}
+
+
+def test_a_node_whose_slots_are_all_in_use_may_hold_messages_of_its_queues(database):
+    free, full, silent = _node(slots=2), _node(slots=1, queues=("b.local", "c.local")), _node(slots=1)
+    for node in (free, full, silent):
+        nodes.beat(database, node)
+        goal_id = submit(database, new_stage("a"))
+        claim(database, goal_id, "a", place=Place(node.id, 1, "m"))
+    _silence(database, silent, 120)
+    assert nodes.full_queues(database, 60) == {"b.local", "c.local"}
+
+
+def test_the_leader_is_known_by_name_since_it_leads(database):
+    assert nodes.leader(database, "sweeper") is None
+    node, other = _node(hostname="n1@h"), uuid7()
+    nodes.beat(database, node)
+    nodes.lead(database, "sweeper", node.id, 30, "7@h")
+    first = nodes.leader(database, "sweeper")
+    nodes.lead(database, "sweeper", node.id, 30, "7@h")
+    second = nodes.leader(database, "sweeper")
+    assert (first.holder, first.who) == (node.id, "n1@h")
+    assert (second.since, second.renewed_at > first.renewed_at) == (first.since, True)
+    nodes.step_down(database, ["sweeper"], node.id)
+    assert nodes.leader(database, "sweeper") is None
+    nodes.lead(database, "sweeper", other, 30, "8@h")
+    found = nodes.leader(database, "sweeper")
+    assert (found.who, found.since > first.since) == ("8@h", True)
+
+
+def test_who_does_not_lead_writes_nothing(database):
+    nodes.lead(database, "sweeper", uuid7(), 30)
+    before = database.call("SELECT xmin, xmax, ctid FROM leases", {})
+    assert nodes.lead(database, "sweeper", uuid7(), 30) is None
+    assert database.call("SELECT xmin, xmax, ctid FROM leases", {}) == before

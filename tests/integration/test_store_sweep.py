@@ -6,9 +6,10 @@ import pytest
 from rows import PLACE, alter, at_once, claim, complete, new_stage, row, run, states_of, submit, submit_dag
 
 from loomq.ids import uuid7
-from loomq.store import goals, stages
+from loomq.store import goals, results, stages
 from loomq.store.engine import Database
 from loomq.store.stages import Place, StageKey
+from loomq.store.survey import survey
 
 
 def _take_back(database, **more):
@@ -169,12 +170,12 @@ def test_only_due_stages_of_the_route_are_taken(database):
         new_stage("sent", state="published"),
     )
     alter(database, goal_id, "later", "not_before = clock_timestamp() + interval '1 hour'")
-    assert stages.routes(database, "published") == [("echo", "local")]
-    assert set(stages.routes(database, "ready")) == {("echo", "local"), ("echo", "frontier"), ("other", "local")}
+    assert set(survey(database, 0).published) == {("echo", "local", 1)}
+    assert survey(database, 0).ready == {("echo", "local"), ("echo", "frontier"), ("other", "local")}
     assert _names(stages.take_ready(database, "echo", "local", 10)) == ["mine"]
-    assert set(stages.routes(database, "ready")) == {("echo", "frontier"), ("other", "local")}
+    assert survey(database, 0).ready == {("echo", "frontier"), ("other", "local")}
     alter(database, goal_id, "later", "not_before = clock_timestamp() - interval '1 second'")
-    assert ("echo", "local") in stages.routes(database, "ready")
+    assert ("echo", "local") in survey(database, 0).ready
     assert _names(stages.take_ready(database, "echo", "local", 10)) == ["later"]
 
 
@@ -225,6 +226,76 @@ def test_takers_at_once_never_take_the_same_stage_and_leave_none_behind(database
     database.close()
 
 
+def test_what_was_delayed_is_taken_by_its_priority_and_age_when_its_time_has_come(database):
+    goal_id = submit(database, new_stage("now"), new_stage("urgent", priority=3), new_stage("old"), new_stage("later"))
+    for name, due in [("urgent", "- interval '1 second'"), ("old", "- interval '1 second'"), ("later", "+ '1 hour'")]:
+        alter(database, goal_id, name, f"not_before = clock_timestamp() {due}")
+    alter(database, goal_id, "old", "ready_at = clock_timestamp() - interval '1 minute'")
+    assert _names(stages.take_ready(database, "echo", "local", 10)) == ["urgent", "old", "now"]
+
+
+def test_work_that_is_ready_later_is_no_backlog(database):
+    goal_id = submit(database, new_stage("a"), new_stage("b"), new_stage("later"))
+    alter(database, goal_id, "later", "not_before = clock_timestamp() + interval '1 hour'")
+    assert run(database, goal_id, "a").backlog is True
+    assert run(database, goal_id, "b").backlog is False
+    alter(database, goal_id, "later", "not_before = clock_timestamp() - interval '1 second'")
+    again = submit(database, new_stage("c"))
+    assert run(database, again, "c").backlog is True
+
+
+def _plans(database, statement):
+    with database.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+        return "\n".join(line for (line,) in connection.exec_driver_sql(f"EXPLAIN {statement}"))
+
+
+def test_what_waits_is_read_in_the_order_of_an_index_and_never_sorted(database):
+    ready = "SELECT goal_id FROM stages WHERE state = 'ready' AND worker = 'a' AND tier = 'b'"
+    for statement in (
+        f"{ready} AND not_before IS NULL ORDER BY priority DESC, ready_at LIMIT 2000",
+        f"{ready} AND not_before <= now() ORDER BY not_before LIMIT 2000",
+        """SELECT worker FROM stages WHERE state = 'published' AND (worker, tier, priority) > ('a', 'b', 1)
+        ORDER BY worker, tier, priority, published_at LIMIT 1""",
+        "SELECT id FROM goals WHERE state = 'open' AND deadline < now() ORDER BY deadline LIMIT 100",
+    ):
+        plan = _plans(database, statement)
+        assert "Index" in plan, plan
+        assert "Sort" not in plan, plan
+
+
+# Survey
+
+
+def test_a_survey_names_each_route_once_and_only_what_is_due(database):
+    first = submit(database, *[new_stage(f"s{n}", worker=f"w{n % 3}", priority=n % 2) for n in range(12)])
+    submit(database, *[new_stage(f"p{n}", worker=f"w{n % 2}", priority=n % 4, state="published") for n in range(12)])
+    delayed = submit(database, new_stage("later", worker="x"), new_stage("due", worker="y"))
+    alter(database, delayed, "later", "not_before = clock_timestamp() + interval '1 hour'")
+    alter(database, delayed, "due", "not_before = clock_timestamp() - interval '1 hour'")
+    alter(database, first, "s0", "state = 'published', published_at = clock_timestamp() - interval '1 minute'")
+    found = survey(database, 0)
+    assert found.ready == {("w0", "local"), ("w1", "local"), ("w2", "local"), ("y", "local")}
+    assert found.published.keys() == {("w0", "local", 0), ("w0", "local", 2), ("w1", "local", 1), ("w1", "local", 3)}
+    assert 59 < found.published["w0", "local", 0] < 90
+    assert max(found.published["w0", "local", 2], found.published["w1", "local", 1]) < 30
+    assert (found.expired, found.overdue, found.chords, found.calls) == (False, False, False, False)
+
+
+def test_a_survey_says_what_else_there_is_to_do(database):
+    goal_id = submit(database, new_stage("a"), new_stage("b"), canvas={"link": ["x"]}, task_id="t")
+    claim(database, goal_id, "a", lease_s=0)
+    assert survey(database, 0).expired
+    database.call("UPDATE goals SET deadline = clock_timestamp() - interval '1 second'", {})
+    assert survey(database, 0).overdue
+    assert goals.end_overdue(database) == [goal_id]
+    results.open_chord(database, "g", {})
+    found = survey(database, 0)
+    assert (found.overdue, found.calls, found.chords) == (False, True, True)
+    later = survey(database, 60)
+    assert (later.calls, later.chords) == (False, False)
+
+
 # Unpublish
 
 
@@ -264,10 +335,48 @@ def test_one_routes_old_messages_are_unpublished_and_no_others(database):
     )
     for name in ("old", "tier", "worker"):
         alter(database, goal_id, name, "published_at = clock_timestamp() - interval '1 minute'")
-    assert stages.unpublish_all(database, worker="echo", tier="local", older_s=30) == 1
+    assert stages.unpublish_all(database, route=("echo", "local", 1), older_s=30) == 1
     assert states_of(database, goal_id) == {
         "old": "ready",
         "young": "published",
         "tier": "published",
         "worker": "published",
     }
+
+
+def _sent(database, *, ago_s, state="published", **more):
+    """A stage that was published so long ago, and perhaps claimed since."""
+    goal_id = submit(database, new_stage("a", state="published", **more))
+    alter(database, goal_id, "a", f"published_at = clock_timestamp() - make_interval(secs => {ago_s})")
+    if state == "claimed":
+        claim(database, goal_id, "a")
+    return goal_id
+
+
+@pytest.mark.parametrize(
+    ("later", "is_lost"),
+    [
+        ({}, True),
+        ({"priority": 0}, True),
+        ({"priority": 2}, False),  # the more urgent goes first
+        ({"tier": "frontier"}, False),
+        ({"worker": "other"}, False),
+        ({"ago_s": 8}, False),  # not so much later that the order of sending would be certain
+        ({"state": "published"}, False),
+    ],
+)
+def test_a_message_is_lost_that_a_later_one_of_its_queue_has_overtaken(database, later, is_lost):
+    early = _sent(database, ago_s=10)
+    _sent(database, **{"ago_s": 2, "state": "claimed", **later})
+    assert stages.unpublish_overtaken(database, 5) == is_lost
+    written = row(database, early, "a")
+    assert (written.state, written.reason) == (("ready", "message lost") if is_lost else ("published", None))
+
+
+def test_a_message_that_somebody_claims_just_now_is_not_found_lost(database):
+    goal_id = _sent(database, ago_s=60)
+    _sent(database, ago_s=1, state="claimed")
+    with database.begin() as other:
+        other.exec_driver_sql("SELECT 1 FROM stages WHERE goal_id = %(goal)s FOR UPDATE", {"goal": goal_id})
+        assert stages.unpublish_overtaken(database, 5) == 0
+        assert stages.unpublish_all(database, older_s=30) == 0

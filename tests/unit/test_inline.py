@@ -1,6 +1,7 @@
 """What may be kept inline: JSON that Postgres can store."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -86,6 +87,8 @@ def test_a_value_nested_too_deep_is_refused():
     for _ in range(100_000):
         value = {"x": value}
     with pytest.raises(InlineValueError, match="not JSON"):
+        _inline(value, 10**6)
+    with pytest.raises(PayloadTooLargeError, match="takes more than 20,000 bytes; at most 10,000"):
         _inline(value)
     while value:  # taken apart by hand: Python would do it by recursion
         value = value.get("x")
@@ -99,6 +102,27 @@ def test_the_limit_is_of_bytes_and_is_itself_allowed(text):
     with pytest.raises(PayloadTooLargeError, match=f"{size:,} bytes; at most {size - 1:,}") as caught:
         _inline(value, size - 1)
     assert "write_json" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: {"x": "x" * 50_000_000},
+        lambda: {"x": "\U0001f600" * 12_500_000},
+        lambda: ["x" * 100] * 500_000,
+        lambda: [[1] * 10] * 2_000_000,
+        lambda: dict.fromkeys(map(str, range(300_000)), "x" * 160),
+    ],
+    ids=["text", "wide text", "texts", "lists", "keys"],
+)
+def test_fifty_megabytes_are_refused_at_once_with_the_way_out(make):
+    value = make()
+    began = time.process_time()
+    with pytest.raises(PayloadTooLargeError, match="at most 262,144 are kept inline") as caught:
+        _inline(value, 256 * 1024)
+    assert time.process_time() - began < 0.1
+    assert "workspace" in caught.value.hint
+    assert "file ref" in caught.value.hint
 
 
 @given(st.text(alphabet=st.characters(), max_size=30))

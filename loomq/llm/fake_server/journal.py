@@ -8,7 +8,8 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from loomq.llm.redaction import HIDDEN, redacted
+from loomq.key_shapes import HIDDEN
+from loomq.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

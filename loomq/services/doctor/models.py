@@ -51,9 +51,9 @@ def _tiers_in_use(catalog: Catalog) -> set[ModelTier]:
     llm = {name: worker for name, worker in catalog.workers.items() if worker.worker_kind == "llm"}
     found = {catalog.rules.tier_overrides.get(name, worker.tier) for name, worker in llm.items()}
     for pipeline in catalog.pipelines.values():
-        for stage in pipeline.pipeline_stages:
-            if stage.worker_type in llm and stage.tier and stage.worker_type not in catalog.rules.tier_overrides:
-                found.add(stage.tier)
+        found |= {
+            tier for name, tier in pipeline.tiers_asked if name in llm and name not in catalog.rules.tier_overrides
+        }
     return found
 
 

@@ -30,6 +30,7 @@ def completions(monkeypatch, capsys, line: str) -> list[str]:
         ("loomq graph diamond --format s", ["svg"]),
         ("loomq explain-error LQ11", [f"LQ11{digit}" for digit in range(8)]),
         ("loomq show ", []),  # no database runs, and none is started
+        ("loomq dead-letter replay ", []),
     ],
 )
 def test_what_is_typed_is_completed(program, monkeypatch, capsys, line, found):

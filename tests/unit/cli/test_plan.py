@@ -36,6 +36,48 @@ def test_the_text_has_everything_too(program):
     assert "validate finds nothing wrong" in out
 
 
+SPECIAL = """
+name: special
+pipeline_stages:
+  - name: each
+    worker_type: echo
+    for_each: goal.context.texts
+    max_parallel: 3
+    input_mapping: {text: item}
+    fallback: {worker_type: echo, tier: frontier}
+  - name: last
+    worker_type: echo
+    condition: |
+      each.output.items contains "a" and
+      goal.context.language != english
+    input_mapping: {text: each.output.items}
+    fallback: {value: {text: ""}}
+"""
+
+
+def test_what_is_special_about_a_stage_is_noted_in_plan_and_graph(program):
+    program.write("pipelines/special.yaml", SPECIAL)
+    notes = {
+        "each": ["each of goal.context.texts, 3 at once", "else echo"],
+        "last": ['if each.output.items contains "a" and goal.context.language != english', "else a value"],
+    }
+    found = json.loads(program("plan", "special", "--json")[0])
+    assert {stage["name"]: stage["notes"] for stage in found["stages"]} == notes
+    assert found["stages"][1]["waits_for"] == ["each"]
+    assert "  each  item; each of goal.context.texts, 3 at once; else echo" in program("plan", "special")[0]
+    assert program("graph", "special")[0].splitlines()[1:] == [
+        "└─ each  (echo.local, each of goal.context.texts, 3 at once, else echo)",
+        '   └─ last  (echo.local, if each.output.items contains "a" and g…, else a value)',
+    ]
+    assert "#34;a#34;" in program("graph", "special", "-f", "mermaid")[0]
+    assert '\\"a\\"' in program("graph", "special", "-f", "dot")[0]
+
+
+def test_a_stage_that_runs_a_pipeline_is_valid_and_not_yet_planned(program):
+    program.write("pipelines/outer.yaml", "name: outer\npipeline_stages: [{name: a, pipeline: diamond}]\n")
+    assert "runs the pipeline diamond, which cannot be run yet" in program("plan", "outer", code=2)[1]
+
+
 def test_a_rule_of_the_router_is_followed(program):
     program.write("deploy/router_rules.yaml", "tier_overrides: {echo: standard}\n")
     assert json.loads(program("plan", "diamond", "--json")[0])["queues"] == ["echo.standard"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from loomq import redaction
 from loomq.errors import ConfigError
 from loomq.llm.settings import LLMSettings, is_loopback
 
@@ -33,6 +34,14 @@ def test_a_key_may_stand_in_a_file_of_its_own(tmp_path):
     assert found is not None
     assert found.get_secret_value() == "canary-key"
     assert "canary" not in repr(found)
+
+
+def test_keys_are_known_from_then_on_wherever_they_stood(tmp_path, monkeypatch):
+    monkeypatch.setattr(redaction, "_known", set())
+    (tmp_path / "key").write_text("canary in a file\n")
+    home = home_with(tmp_path, f"openai_api_key_file: {tmp_path / 'key'}\nanthropic_api_key: canary in the settings\n")
+    LLMSettings.load({}, home).secret("OPENAI_API_KEY")
+    assert "canary" not in redaction.redacted("canary in a file, canary in the settings")
 
 
 def test_the_environment_s_key_file_wins_over_the_file_s_key(tmp_path):

@@ -107,6 +107,18 @@ def test_dependencies_come_from_the_mapping_unless_they_are_written():
     assert dependencies(stage.model_copy(update={"depends_on": ()})) == ()
 
 
+def test_a_condition_and_a_for_each_make_a_stage_wait_and_items_do_not():
+    said = {
+        "input_mapping": {"x": "item.url", "y": "c.output.v?"},
+        "condition": "b.output.n > index and a.output exists",
+        "for_each": "d.output.urls",
+    }
+    stage = StageSpec(name="s", worker_type="w", **said)
+    assert dependencies(stage) == ("c", "b", "a", "d")
+    assert stage.needs == ("d",)
+    assert dependencies(stage.model_copy(update={"depends_on": ("d",)})) == ("d",)
+
+
 def test_forward_references_are_fine():
     stages = [
         {"name": "late", "worker_type": "w", "input_mapping": {"x": "early.output"}},

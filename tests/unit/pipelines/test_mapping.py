@@ -10,7 +10,8 @@ from strategies import JSON, NAMES
 
 from loomq.errors import ConfigError, PipelineMappingError
 from loomq.pipelines.mapping import Mapping, parse_mapping
-from loomq.pipelines.paths import MISSING, Literal, MalformedError, Path, parse_expression
+from loomq.pipelines.paths import MISSING, Literal, Path, parse_expression
+from loomq.pipelines.scanner import MalformedError
 
 GOAL = {"goal_id": "g1", "instruction": "do it", "context": {"text": "hi", "items": [{"n": 1}, {"n": 2}], "0": "zero"}}
 STAGES = {
@@ -167,6 +168,30 @@ def test_roots_are_the_stages_that_paths_start_at():
     )
     assert mapping.roots == ("z", "y")
     assert [target for target, _ in mapping.paths] == [("a",), ("b", "c"), ("e",), ("f",)]
+
+
+def test_a_mapping_needs_the_stages_of_its_required_paths():
+    mapping = Mapping.parse(
+        {"a": "z.output.x?", "b": {"c": "y.output", "d": "y.output.e?"}, "e": "x.output | default(1)"}
+    )
+    assert (mapping.roots, mapping.needs) == (("z", "y", "x"), ("y",))
+
+
+def test_an_item_and_its_index_are_no_stages_where_there_is_a_for_each():
+    raw = {"a": "item", "b": "item.url[0]", "c": "index", "d": "item.gone?", "e": "read.output.title"}
+    mapping = Mapping.parse(raw, has_items=True)
+    roots = {**STAGES, "goal": GOAL, "item": {"url": ["x"]}, "index": 3}
+    assert mapping.evaluate(roots) == {"a": {"url": ["x"]}, "b": "x", "c": 3, "e": "T"}
+    assert (mapping.roots, mapping.reads_item) == (("read",), True)
+    with pytest.raises(ConfigError, match=r"a: .*for_each.*; b: .*for_each.*; c: .*for_each"):
+        Mapping.parse(raw)
+    with pytest.raises(ConfigError, match="index is a number"):
+        Mapping.parse({"a": "index.x"}, has_items=True)
+
+
+def test_elsewhere_item_and_index_are_stages_like_any_other():
+    mapping = Mapping.parse({"a": "item.output.x", "b": "index.model_used"})
+    assert (mapping.roots, mapping.reads_item) == (("item", "index"), False)
 
 
 def test_a_default_is_given_out_as_a_copy():

@@ -97,7 +97,24 @@ def test_a_near_miss_in_an_open_object_is_noticed():
 
 
 def test_required_keys_of_alternatives_are_those_of_all():
-    assert Shape(({"required": ["a", "b"]}, {"required": ["b"]}), {}).required() == {"b"}
+    assert (Shape.of({"required": ["a", "b"]}) | Shape.of({"required": ["b"]})).required() == {"b"}
+
+
+def test_the_items_of_a_list_have_the_shape_of_any_of_them():
+    assert Shape.of({**LINKED, "type": "array", "items": {"$ref": "#/$defs/node"}}).element().types() == {"object"}
+    assert Shape.of({"prefixItems": [{"type": "null"}], "items": False}).element().types() == {"null"}
+    assert Shape.of({"type": ["array", "null"], "items": CLOSED}).element().types() == {"object"}
+    assert (Shape.of({"type": "array", "items": CLOSED}) | Shape.of_value([])).element().types() == {"object"}
+    for unknown in ({}, {"type": "array"}, {"anyOf": [LIST]}, {"type": "string"}):
+        assert Shape.of(unknown).element().types() == TYPES
+
+
+def test_the_shape_of_a_value_is_that_value():
+    shape = Shape.of_value({"a": {"b": [1, "x"]}})
+    assert shape.child("a").child("b").child(1).types() == {"integer", "string"}
+    assert shape.child("c") == Impossible('there is no "c"', "there are: a")
+    assert isinstance(shape.child("a").child("b").child("b"), Impossible)
+    assert isinstance(Shape.of_value([]).child(0).child("a"), Impossible)
 
 
 def steps(value):

@@ -48,6 +48,41 @@ def test_a_malformed_mapping_is_refused_when_it_is_used():
         _ = StageSpec(name="a", worker_type="w", input_mapping={"x": "nowhere"}).mapping
 
 
+def test_a_malformed_condition_or_for_each_is_refused_when_it_is_used():
+    stage = StageSpec(name="a", worker_type="w", condition="x = 1", for_each="'x'")
+    with pytest.raises(ConfigError, match="the condition is malformed"):
+        _ = stage.when
+    with pytest.raises(ConfigError, match="the for_each is malformed"):
+        _ = stage.items
+
+
+def test_a_condition_that_reads_items_is_asked_for_each_of_them():
+    said = {"name": "a", "worker_type": "w", "for_each": "goal.context.list"}
+    assert StageSpec(**said, condition="index > 0").skips_items
+    assert not StageSpec(**said, condition="goal.context.x exists").skips_items
+    assert not StageSpec(**said).skips_items
+
+
+def test_a_pipeline_knows_the_workers_and_tiers_that_its_stages_ask_for():
+    stages = [
+        {"name": "a", "worker_type": "w", "tier": "frontier", "fallback": {"worker_type": "v", "tier": "local"}},
+        {"name": "b", "pipeline": "p", "fallback": {"value": {}}},
+        {"name": "c", "worker_type": "w"},
+    ]
+    spec = PipelineSpec.model_validate({"name": "p", "pipeline_stages": stages})
+    assert spec.worker_types == ("v", "w")
+    assert spec.tiers_asked == (("w", "frontier"), ("v", "local"))
+
+
+def test_a_plan_without_the_newer_keys_is_one_that_older_nodes_read():
+    older = StageSpec.model_fields.keys() - {"pipeline", "max_parallel", "on_item_failure", "fallback"}
+    assert StageSpec(name="a", worker_type="w").model_dump(mode="json").keys() == older
+    said = {"for_each": "goal.context.x", "max_parallel": 2, "on_item_failure": "continue", "fallback": {"value": {}}}
+    assert (
+        said.items() <= StageSpec(name="a", worker_type="w", **said).model_dump(mode="json", exclude_none=True).items()
+    )
+
+
 def test_every_row_of_the_not_yet_table_names_a_key():
     known = set(PipelineSpec.model_fields) | {f"pipeline_stages.*.{key}" for key in StageSpec.model_fields}
     assert {row.path for row in NOT_YET} <= known
