@@ -78,8 +78,22 @@ spelling: setup ## Check spelling (codespell)
 	@$(BIN)/codespell
 	@echo 'spelling: ok'
 
+chaos: setup ## Inject every kind of fault for a quarter of an hour: 3 x 500 goals, the broker down for 60 s, crash points
+	@$(PY) -m tests.chaos storm --goals 500 --faults 45 --seeds 1 2 3
+	@$(PY) -m tests.chaos storm --goals 500 --faults 45 --seeds 4 --amqp
+	@$(PY) -m tests.chaos broker-down --seconds 60 --submits 200
+	@$(PY) -m pytest -q -m chaos tests/chaos
+
+chaos-quick: setup ## The same in three minutes
+	@$(PY) -m tests.chaos storm --goals 100 --faults 20 --seeds 1
+	@$(PY) -m tests.chaos broker-down --seconds 10 --submits 40
+	@$(PY) -m pytest -q -m chaos tests/chaos
+
 bench-quick: setup ## Compare with raw Celery, in a minute
 	@$(PY) -m benchmarks.quick
+
+bench-sweeper: setup ## Measure the sweeper over 10,000 open stages, and a backlog of 100,000
+	@$(PY) -m benchmarks.sweeper
 
 # Keeps the pins that still fit; `make lock UPGRADE=--upgrade` takes the newest.
 COMPILE = uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
@@ -96,4 +110,4 @@ clean: ## Remove what was built and cached; data and .tools stay
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup demo dev flower test test-unit test-wheel test-newer check lint format types floors spelling \
-    bench-quick lock clean
+    chaos chaos-quick bench-quick bench-sweeper lock clean

@@ -103,9 +103,24 @@ class Node:
             self.process.wait()
 
 
+@dataclass(frozen=True)
+class Servers:
+    """A fresh database and an empty broker for loomq.
+
+    Args:
+        given: The settings that lead to them.
+        broker_server: The broker's URL without the number of a database.
+    """
+
+    folder: Path
+    given: dict[str, Any]
+    broker_server: str
+    is_private: bool
+
+
 @contextmanager
-def open_site() -> Iterator[Site]:
-    """Set up a fresh database, empty brokers and a worker node of each system.
+def open_servers() -> Iterator[Servers]:
+    """Set up a fresh database and an empty broker.
 
     The servers are those of ``LOOMQ_TEST_DATABASE_URL`` and ``LOOMQ_TEST_BROKER_URL``, else private ones.
     """
@@ -124,15 +139,29 @@ def open_site() -> Iterator[Site]:
             "database_url": stack.enter_context(_fresh_database(database_url)),
             "broker_url": _redis_database(broker_url, _LOOMQ_BROKER),
         }
-        raw_urls = _redis_database(broker_url, _RAW_BROKER), _redis_database(broker_url, _RAW_RESULTS)
-        for url in (given["broker_url"], *raw_urls):
-            with Connection(url) as connection:
-                connection.default_channel.client.flushdb()
+        _empty(given["broker_url"])
+        yield Servers(folder, given, broker_url, is_private)
+
+
+def _empty(broker_url: str) -> None:
+    with Connection(broker_url) as connection:
+        connection.default_channel.client.flushdb()
+
+
+@contextmanager
+def open_site() -> Iterator[Site]:
+    """Set up a worker node of each system, over the same servers."""
+    with ExitStack() as stack:
+        servers = stack.enter_context(open_servers())
+        folder, given, is_private = servers.folder, servers.given, servers.is_private
+        raw_urls = tuple(_redis_database(servers.broker_server, number) for number in (_RAW_BROKER, _RAW_RESULTS))
+        for url in raw_urls:
+            _empty(url)
         raw_app.connect(*raw_urls)
         stack.callback(raw_app.disconnect)
         loom = Loom(Settings.load(**given))
         stack.callback(loom.close)
-        nodes = _loomq_node(folder, given), _raw_node(folder, *raw_urls)
+        nodes = loomq_node(folder, given), _raw_node(folder, *raw_urls)
         for node in nodes:
             stack.callback(node.stop)
         for node in nodes:
@@ -155,18 +184,18 @@ def _fresh_database(url: str) -> Iterator[str]:
     """Make a migrated database for as long as the block lasts."""
     server = Database(url)
     name = f"loomq_bench_{uuid4().hex[:12]}"
-    with _plain(server) as admin:
+    with plain_connection(server) as admin:
         admin.execute(f"CREATE DATABASE {name}")
     found = server.url.set(database=name).render_as_string(hide_password=False)
     try:
         migrate.upgrade(Database(found, pooled=False))
         yield found
     finally:
-        with _plain(server) as admin:
+        with plain_connection(server) as admin:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _plain(database: Database) -> psycopg.Connection[Any]:
+def plain_connection(database: Database) -> psycopg.Connection[Any]:
     """Connect past loomq."""
     url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg.connect(url, autocommit=True)
@@ -176,17 +205,18 @@ def _redis_database(url: str, number: int) -> str:
     return f"{url}?virtual_host={number}" if url.startswith("redis+socket") else f"{url.rstrip('/')}/{number}"
 
 
-def _loomq_node(folder: Path, given: dict[str, Any]) -> Node:
+def loomq_node(folder: Path, given: dict[str, Any]) -> Node:
+    """Start a loomq node over a project's servers."""
     mine = {f"LOOMQ_{key.upper()}": str(value) for key, value in given.items()}
-    return Node(folder / "loomq.log", "-A", "loomq", cwd=PROJECT, environment={**_environment(), **mine})
+    return Node(folder / "loomq.log", "-A", "loomq", cwd=PROJECT, environment={**environment(), **mine})
 
 
 def _raw_node(folder: Path, broker_url: str, result_url: str) -> Node:
     app = ["-A", "benchmarks.raw_app", "-b", broker_url, "--result-backend", result_url]
-    return Node(folder / "raw.log", *app, cwd=ROOT, environment=_environment())
+    return Node(folder / "raw.log", *app, cwd=ROOT, environment=environment())
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Give this process's environment without what would change either system."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("LOOMQ_", "CELERY_"))}
 
@@ -209,7 +239,7 @@ def surroundings(site: Site, tries: int = 50) -> dict[str, Any]:
     def median_ms(work: Callable[[], Any]) -> float:
         return round(statistics.median(timed_ms(work) for _ in range(tries)), 3)
 
-    with _plain(site.loom.database) as database, Connection(site.loom.broker_url) as broker:
+    with plain_connection(site.loom.database) as database, Connection(site.loom.broker_url) as broker:
         database.execute("CREATE TABLE bench_commits (n integer)")
         client = broker.default_channel.client
         costs = {
