@@ -18,34 +18,60 @@ if TYPE_CHECKING:
         replay_dead_letter,
         replay_dead_letters,
     )
+    from loomq.services.events import GoalEvent
     from loomq.services.letters import DeadLetter
+    from loomq.services.sessions import (
+        create_session,
+        delete_session,
+        get_session,
+        list_sessions,
+        rename_session,
+        search_sessions,
+    )
     from loomq.services.submit import GoalHandle, submit_goal, submit_task
+    from loomq.services.transcripts import Session
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DeadLetter",
+    "GoalEvent",
     "GoalHandle",
+    "Session",
     "__version__",
+    "create_session",
+    "delete_session",
     "drop_dead_letter",
     "edit_dead_letter",
     "get_dead_letter",
+    "get_session",
     "list_dead_letters",
+    "list_sessions",
+    "rename_session",
     "replay_dead_letter",
     "replay_dead_letters",
+    "search_sessions",
     "submit_goal",
     "submit_task",
 ]
 
 _HOMES = {
     "DeadLetter": "loomq.services.letters",
+    "GoalEvent": "loomq.services.events",
     "GoalHandle": "loomq.services.submit",
+    "Session": "loomq.services.transcripts",
+    "create_session": "loomq.services.sessions",
+    "delete_session": "loomq.services.sessions",
     "drop_dead_letter": "loomq.services.dead_letters",
     "edit_dead_letter": "loomq.services.dead_letters",
     "get_dead_letter": "loomq.services.dead_letters",
+    "get_session": "loomq.services.sessions",
     "list_dead_letters": "loomq.services.dead_letters",
+    "list_sessions": "loomq.services.sessions",
+    "rename_session": "loomq.services.sessions",
     "replay_dead_letter": "loomq.services.dead_letters",
     "replay_dead_letters": "loomq.services.dead_letters",
+    "search_sessions": "loomq.services.sessions",
     "submit_goal": "loomq.services.submit",
     "submit_task": "loomq.services.submit",
 }

@@ -17,6 +17,7 @@ can help. The tree, checked against the classes by ``tests/architecture``::
     ├── NotFoundError
     │   └── GoalNotFoundError
     ├── DeadLetterError
+    ├── GoalStateError
     ├── GoalFailedError
     │   └── GoalCancelledError
     ├── WaitTimeoutError
@@ -152,6 +153,10 @@ class NotFoundError(LoomqError):
 
 class GoalNotFoundError(NotFoundError):
     """No goal has that id."""
+
+
+class GoalStateError(LoomqError):
+    """A goal is not in the state that the request needs."""
 
 
 class DeadLetterError(LoomqError):

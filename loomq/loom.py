@@ -20,6 +20,8 @@ from loomq.runs.node import WorkerNode
 from loomq.runs.plan import PlanCache
 from loomq.runs.publish import Publisher
 from loomq.runs.replay import Replayer
+from loomq.runs.sequel import Sequel
+from loomq.runs.subgoals import Subgoals
 from loomq.runs.submit import Submitter
 from loomq.store import migrate
 from loomq.store.engine import Database
@@ -134,6 +136,11 @@ class Loom:
         return Publisher(self.settings, self.database, self.app)
 
     @cached_property
+    def sequel(self) -> Sequel:
+        """What follows the end of a goal that this process brings about."""
+        return Sequel(self.settings, self.database, self.plans, self.publisher)
+
+    @cached_property
     def submitter(self) -> Submitter:
         """The one way to a goal."""
         return self._submitter(self.publisher)
@@ -148,6 +155,8 @@ class Loom:
 
     def _executor(self, app: LoomCelery) -> Executor:
         publisher = Publisher(self.settings, self.database, app)
+        submitter = self._submitter(publisher)
+        sequel = Sequel(self.settings, self.database, self.plans, publisher)
         loop = EventLoop()
         runtime = WorkerRuntime(
             Processors(self.settings.project, self.settings.import_allow, loop),
@@ -162,8 +171,10 @@ class Loom:
             app,
             self.plans,
             publisher,
-            Calls(app, self._submitter(publisher), publisher),
+            Calls(app, submitter, publisher),
             runtime,
+            sequel,
+            Subgoals(self.database, submitter, sequel),
             node=self.node.id,
             process_lost=self.node.process_lost,
         )

@@ -30,7 +30,7 @@ def main() -> None:
     node = Node(**{**raw, "id": UUID(raw["id"]), "queues": tuple(raw["queues"]), "version": __version__})
     loom = Loom(settings)
     loom.app.is_node = True
-    sweeper = Sweeper(settings, loom.database, loom.app, loom.publisher, node.id)
+    sweeper = Sweeper(settings, loom.database, loom.app, loom.publisher, loom.sequel, node.id)
     Agent(settings, loom.database, sweeper, node, os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)).run()
     loom.close()
 

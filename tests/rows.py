@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 from loomq.ids import uuid7
-from loomq.store import goals, stages
+from loomq.store import goals, letters, openings, stages
 from loomq.store.goals import NewGoal, NewStage
+from loomq.store.openings import Element
 from loomq.store.stages import Place, StageKey
 
 PLACE = Place(uuid7(), 4242, "message")
+NO = {"type": "PipelineWorkerError", "message": "no", "retryable": False}
 
 
 def new_goal(**over: Any) -> NewGoal:
@@ -104,6 +107,43 @@ def alter(database, goal_id, name: str, assignments: str) -> None:
         f"UPDATE stages SET {assignments} WHERE goal_id = %(goal)s AND name = %(name)s",
         {"goal": goal_id, "name": name},
     )
+
+
+def fan_out(database, count, *, claimed=None, goal=None, leaf=False, **more):
+    """Write a goal whose stage ``each`` stands before ``after``, and fan the stage out; gives the goal's id."""
+    if goal is None:
+        below = () if leaf else ("after",)
+        rest = () if leaf else (new_stage("after", state="waiting", waits_for=1, reads=("each",)),)
+        goal = submit(database, new_stage("each", children=below), *rest, **more.pop("goal_is", {}))
+    held = claimed or claim(database, goal, "each")
+    elements = [Element(index, index) for index in range(count)]
+    assert openings.expand(database, held.key, held.token, elements, reads=(), **more).verdict == "accepted"
+    return goal
+
+
+def take_item(database, goal, item, place=PLACE):
+    """Claim an item of stage ``each``; ``None`` if it is not there to claim."""
+    return stages.claim(database, StageKey(goal, "each", item), uuid7(), place, 15)
+
+
+def lose(database, held, *, retryable=False):
+    """Let a claimed stage fail, for good or with attempts left."""
+    return stages.fail(database, held.key, held.token, error=NO, retryable=retryable)
+
+
+def due(database, goal):
+    """The stages of a goal that a message would be sent for."""
+    query = (
+        "SELECT name, item FROM stages WHERE goal_id = %(goal)s AND state = 'ready'"
+        " AND coalesce(not_before, now()) <= now()"
+    )
+    return {(name, item) for name, item in database.call(query, {"goal": goal})}
+
+
+def replay(database, goal, name="each", item=-1, payload=None):
+    """Replay a dead letter, maybe with another input."""
+    key = StageKey(goal, name, item)
+    return letters.replay(database, key, actor="ann", request=uuid7(), payload=payload and json.dumps(payload))
 
 
 def heard(listener, *, last: str) -> list[str]:

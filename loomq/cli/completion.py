@@ -97,6 +97,28 @@ def letter_ids(context: click.Context, parameter: click.Parameter, incomplete: s
     )
 
 
+def session_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Complete the last sessions' ids, as ``goal_ids`` does."""
+    from loomq.services import sessions
+
+    return _from_database(
+        context,
+        incomplete,
+        lambda loom: [str(one.session_id) for one in sessions.list_sessions(limit=_MOST_IDS, loom=loom)],
+    )
+
+
+def stage_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Complete the stages of the goal that is named before, as ``goal_ids`` does."""
+    from loomq.services import inspect
+
+    def read(loom: Loom) -> list[str]:
+        goal_id = inspect.find(loom, str(context.params["goal"]))
+        return [stage.name for stage in inspect.progress(loom, goal_id)]
+
+    return _from_database(context, incomplete, read)
+
+
 def _from_database(context: click.Context, incomplete: str, read: Callable[[Loom], list[str]]) -> list[str]:
     with suppress(Exception):
         from loomq.loom import Loom

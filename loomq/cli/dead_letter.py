@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from loomq.loom import Loom
-    from loomq.services.letters import BulkReplay, Replay
+    from loomq.services.letters import Replay
 
 STATES = ("failed", "dead")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -85,7 +85,7 @@ def command() -> None:
 def list_(invocation: Invocation, wanted: dict[str, Any], limit: int, as_json: bool) -> None:
     """List dead letters, newest first, then the messages that no task could be made of."""
     from loomq.cli.letter import print_letters
-    from loomq.cli.output import emit
+    from loomq.cli.output import emit, say
     from loomq.services import dead_letters
 
     loom = _loom(invocation)
@@ -93,15 +93,20 @@ def list_(invocation: Invocation, wanted: dict[str, Any], limit: int, as_json: b
     letters = dead_letters.list_dead_letters(limit=limit, loom=loom, **wanted)
     total, _ = dead_letters.count_dead_letters(loom=loom, **wanted)
     messages = [] if wanted else dead_letters.list_malformed_messages(limit=limit, loom=loom)
+    messages_total = dead_letters.count_malformed_messages(loom=loom)
     if as_json:
         emit({
             "schema_version": 1,
             "total": total,
             "letters": [letter.to_json() for letter in letters],
+            "malformed_total": messages_total,
             "malformed": [message.to_json() for message in messages],
         })  # fmt: skip
         return
-    print_letters(letters, messages, total=total, is_filtered=bool(wanted))
+    print_letters(letters, messages, total=total, messages_total=messages_total, is_filtered=bool(wanted))
+    if not letters:
+        for line in dead_letters.unknown_filters(loom=loom, **wanted):
+            say(line)
 
 
 @command.command("show")
@@ -141,14 +146,16 @@ def replay(
     yes: bool,
     actor: str | None,
     as_json: bool,
-) -> None:
-    """Set dead LETTERS going again; their goals go on to their ends.
+) -> int | None:
+    """Set dead LETTERS going again; their goals go on to their ends. If one of them is wrong, none is replayed.
 
     All stages of a goal that failed begin anew, and what the failure had cancelled goes on. Asked twice, the second
     time finds nothing to replay.
     """
+    from loomq.cli.faults import WORK_FAILED
     from loomq.cli.letter import print_bulk
-    from loomq.cli.output import emit
+    from loomq.cli.output import emit, say
+    from loomq.services.dead_letters import replay_dead_letters, replay_named_letters
 
     if bool(letters) == everything:
         raise click.UsageError("name dead letters, or give --all")
@@ -157,14 +164,18 @@ def replay(
     loom = _loom(invocation)
     if everything:
         _find_goal(loom, wanted)
-        found = _replay_all(loom, wanted, limit=limit, actor=actor, is_agreed=yes, as_json=as_json)
+        if not _is_agreed(loom, wanted, limit=limit, is_agreed=yes, as_json=as_json):
+            say("nothing was replayed")
+            return None
+        found = replay_dead_letters(limit=limit, actor=actor, on_progress=_progress(), loom=loom, **wanted)
     else:
-        found = _replay_each(loom, letters, actor)
+        found = replay_named_letters(letters, actor=actor, loom=loom)
     if as_json:
         emit({"schema_version": 1, **found.to_json()})
     else:
         print_bulk(found)
         _remark(loom, found.replays)
+    return WORK_FAILED if letters and found.refused else None
 
 
 @command.command("edit")
@@ -221,18 +232,17 @@ def edit(
 def drop(invocation: Invocation, letters: Sequence[str], actor: str | None, as_json: bool) -> None:
     """Say that nobody will replay these LETTERS; their goals stay failed. Malformed messages are dropped by their ids.
 
-    They leave the list at once, and the database with `loomq prune`.
+    If one of them is wrong, none is dropped. They leave the list at once, and the database with `loomq prune`.
     """
     from loomq.cli.output import emit
-    from loomq.services.dead_letters import drop_dead_letter
+    from loomq.services.dead_letters import drop_named_letters
 
-    loom = _loom(invocation)
-    for letter in letters:
-        drop_dead_letter(letter, actor=actor, loom=loom)
-        if not as_json:
-            print(f"dropped {letter}")
+    dropped = drop_named_letters(letters, actor=actor, loom=_loom(invocation))
     if as_json:
-        emit({"schema_version": 1, "dropped": list(letters)})
+        emit({"schema_version": 1, "dropped": dropped})
+        return
+    for letter in dropped:
+        print(f"dropped {letter}")
 
 
 def _loom(invocation: Invocation) -> Loom:
@@ -270,26 +280,21 @@ def _present(loom: Loom, letter: str) -> dict[str, Any]:
     return found.payload
 
 
-def _replay_each(loom: Loom, letters: Sequence[str], actor: str | None) -> BulkReplay:
-    from loomq.services.dead_letters import count_dead_letters, replay_dead_letter
-    from loomq.services.letters import BulkReplay
-
-    done = tuple(replay_dead_letter(letter, actor=actor, loom=loom) for letter in letters)
-    return BulkReplay(done, (), count_dead_letters(loom=loom)[0])
-
-
-def _replay_all(
-    loom: Loom, wanted: dict[str, Any], *, limit: int, actor: str | None, is_agreed: bool, as_json: bool
-) -> BulkReplay:
-    from loomq.services.dead_letters import count_dead_letters, replay_dead_letters
+def _is_agreed(loom: Loom, wanted: dict[str, Any], *, limit: int, is_agreed: bool, as_json: bool) -> bool:
+    """Ask before many are replayed, unless somebody has said yes already."""
+    from loomq.cli.letter import counted
+    from loomq.services.dead_letters import count_dead_letters
 
     letters, goals = count_dead_letters(loom=loom, **wanted)
-    if letters and not is_agreed:
-        if as_json or not sys.stdin.isatty():
-            raise click.UsageError(f"{letters} dead letters of {goals} goals are meant; say --yes to replay them")
-        most = f", {limit} goals at most" if goals > limit else ""
-        click.confirm(f"replay {letters} dead letters of {goals} goals{most}?", abort=True, err=True)
-    return replay_dead_letters(limit=limit, actor=actor, on_progress=_progress(), loom=loom, **wanted)
+    if is_agreed or not letters:
+        return True
+    meant = f"{counted(letters, 'dead letter')} of {counted(goals, 'goal')}"
+    if as_json or not sys.stdin.isatty():
+        raise click.UsageError(
+            f"{meant} {'is' if letters == 1 else 'are'} meant; say --yes to replay {'it' if letters == 1 else 'them'}"
+        )
+    most = f", {counted(limit, 'goal')} at most" if goals > limit else ""
+    return click.confirm(f"replay {meant}{most}?", err=True)
 
 
 def _progress() -> Callable[[int, int], None]:

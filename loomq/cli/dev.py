@@ -30,7 +30,7 @@ def command(invocation: Invocation, concurrency: int | None, pool: str | None, n
 
     Ctrl-C or SIGTERM ends all of them in good order, which is exit code 0; once more, at once.
     """
-    from loomq.cli.output import notice_if_slow
+    from loomq.cli.output import notice_if_slow, say
     from loomq.cli.waiting import termination_as_interrupt
     from loomq.services import nodes, setup
 
@@ -53,7 +53,7 @@ def command(invocation: Invocation, concurrency: int | None, pool: str | None, n
                     child.check()
                 time.sleep(_LOOK_EVERY_S)
         except KeyboardInterrupt:
-            print(file=sys.stderr)
+            say(f"\nstopping: up to {loom.settings.shutdown_seconds:g} s for what runs; once more ends it at once")
         finally:
             _stop(children)
 

@@ -36,6 +36,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     OSError: ENVIRONMENT,
     errors.NotFoundError: NOT_FOUND,
     errors.DeadLetterError: USAGE,
+    errors.GoalStateError: USAGE,
     errors.GoalFailedError: WORK_FAILED,
     errors.BackendError: WORK_FAILED,
     errors.PipelineStageError: WORK_FAILED,

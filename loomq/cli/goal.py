@@ -25,8 +25,11 @@ def print_head(view: GoalView) -> None:
     took = duration(since(view.created_at, view.ended_at))
     out.print(f"goal        {view.goal_id}")
     out.print(f"{view.kind:<11} {view.name}")
-    out.print(f"status      {view.status} {'after' if view.ended_at else 'for'} {took}")
-    out.print(f"submitted   {view.created_at.astimezone().isoformat(sep=' ', timespec='seconds')}")
+    partial = ", in part" if view.partial else ""
+    out.print(f"status      {view.status}{partial} {'after' if view.ended_at else 'for'} {took}")
+    out.print(f"submitted   {_time(view.created_at)}")
+    for line in _links(view):
+        out.print(line)
     if view.priority != "normal":
         out.print(f"priority    {view.priority}")
     if view.instruction:
@@ -40,7 +43,7 @@ def print_stages(view: GoalView) -> None:
     rows = [
         (
             stage.name,
-            stage.worker,
+            stage.doer if stage.pipeline else stage.worker,
             stage.tier,
             stage.status,
             stage.attempt,
@@ -51,6 +54,16 @@ def print_stages(view: GoalView) -> None:
         for stage in view.stages
     ]
     console().print(table(headers, rows, right=("attempt", "waited", "ran", "process")))
+
+
+def print_notes(view: GoalView) -> None:
+    """Print what the table of stages has no room for: why one was skipped, items, goals that are a stage's work."""
+    lines = [line for stage in view.stages for line in _notes(stage)]
+    out = console()
+    if lines:
+        out.print()
+    for line in lines:
+        out.print(line, soft_wrap=True)
 
 
 def print_faults(view: GoalView) -> None:
@@ -89,10 +102,55 @@ def print_total(view: GoalView) -> None:
     console().print(f"\ngoal {view.goal_id} {view.status} {'in' if view.ended_at else 'since'} {took}")
 
 
+def _links(view: GoalView) -> Iterator[str]:
+    links = view.links
+    if links.parent:
+        goal_id, stage, item = links.parent
+        yield f"part of     goal {goal_id}, stage {stage}{f', item {item}' if item >= 0 else ''}"
+    if links.rerun_of:
+        yield f"rerun of    goal {links.rerun_of}"
+    if links.paused_at:
+        yield f"paused      {_time(links.paused_at)}; let it go on: loomq resume {view.goal_id}"
+    if links.waits_for_turn:
+        yield f"waits       for its turn: pipeline {view.name} has at most {links.max_concurrent} goals under way"
+    if view.tokens:
+        yield f"tokens      {told_tokens(view.tokens)}"
+
+
+def _notes(stage: StageView) -> Iterator[str]:
+    name = stage.name
+    if stage.status == "skipped" and stage.reason:
+        yield f"{name}  skipped: {printable(redacted(stage.reason))}"
+    elif stage.reason == "reused":
+        yield f"{name}  its result was taken over"
+    if stage.fallback:
+        what = f"worker {stage.worker} on {stage.tier}" if stage.fallback == "worker" else "a value"
+        yield f"{name}  failed; its fallback, {what}, took its place"
+    if stage.items:
+        yield f"{name}  {stage.items.told}"
+        for index, error in stage.items.failures:
+            yield f"  item {index}: {told(error)}"
+        if stage.items.failed > len(stage.items.failures):
+            yield f"  … and {stage.items.failed - len(stage.items.failures):,} more"
+    for child in stage.children:
+        spent = f", {told_tokens(stage.tokens)}" if stage.tokens and not stage.items else ""
+        item = f"item {child.item} is " if child.item >= 0 else ""
+        yield f"{name}  {item}pipeline {child.pipeline} {child.status}{spent}: loomq show {child.goal_id}"
+
+
+def told_tokens(tokens: dict[str, int]) -> str:
+    """Tell how many tokens were used."""
+    return f"{tokens.get('prompt_tokens', 0):,} + {tokens.get('completion_tokens', 0):,} tokens"
+
+
+def _time(when: datetime) -> str:
+    return when.astimezone().isoformat(sep=" ", timespec="seconds")
+
+
 def _faults(stage: StageView) -> Iterator[str]:
     entries = stage.history or ([{"attempt": stage.attempt, "error": stage.error}] if stage.error else [])
     if entries:
-        yield f"\nstage {stage.name} (worker {stage.worker}) {stage.status}"
+        yield f"\nstage {stage.name} ({stage.doer}) {stage.status}"
     yield from told_entries(entries)
 
 
@@ -101,8 +159,7 @@ def told_entries(history: Sequence[dict[str, Any]]) -> Iterator[str]:
     for entry in history:
         if "replayed_at" in entry:
             how = "replayed with another input" if entry.get("edited") else "replayed"
-            at = datetime.fromisoformat(entry["replayed_at"]).astimezone().isoformat(sep=" ", timespec="seconds")
-            yield f"  {how} by {printable(str(entry.get('by')))}, {at}"
+            yield f"  {how} by {printable(str(entry.get('by')))}, {_time(datetime.fromisoformat(entry['replayed_at']))}"
             continue
         error = entry.get("error") or {}
         yield f"  attempt {entry.get('attempt', '?')}: {told(error)}"

@@ -25,13 +25,17 @@ _SHORT = 80
 
 
 def print_letters(
-    letters: Sequence[DeadLetter], messages: Sequence[MalformedMessage], *, total: int, is_filtered: bool
+    letters: Sequence[DeadLetter],
+    messages: Sequence[MalformedMessage],
+    *,
+    total: int,
+    messages_total: int,
+    is_filtered: bool,
 ) -> None:
     """Print the lists of dead letters and of malformed messages."""
     out = console()
     if not letters and not messages:
         say("no dead letters" + (" like that" if is_filtered else ""))
-        return
     is_wide = out.width >= _WIDE
     if letters:
         headers = ("letter", "name", "worker", "error", "tries", "age", *(["message"] if is_wide else []))
@@ -42,6 +46,10 @@ def print_letters(
         out.print(table(("message", "queue", "age", "reason"), rows, right=("age",)))
     if total > len(letters):
         say(f"… and {total - len(letters):,} more; --limit shows them")
+    if is_filtered and messages_total:
+        say(f"{counted(messages_total, 'malformed message')} not shown: no filter fits them")
+    elif messages_total > len(messages):
+        say(f"… and {counted(messages_total - len(messages), 'more malformed message')}; --limit shows them")
 
 
 def print_letter(found: DeadLetterDetails | MalformedMessage) -> None:
@@ -63,7 +71,7 @@ def print_replay(done: Replay) -> None:
     for letter in done.replayed:
         print(f"replayed {letter}")
     if done.reopened:
-        say(f"{_counted(done.reopened, 'other stage')} of its goal {'goes' if done.reopened == 1 else 'go'} on")
+        say(f"{counted(done.reopened, 'other stage')} of its goal {'goes' if done.reopened == 1 else 'go'} on")
 
 
 def print_bulk(done: BulkReplay) -> None:
@@ -74,10 +82,8 @@ def print_bulk(done: BulkReplay) -> None:
     for letter, why in done.refused:
         say(f"not replayed: {letter}: {why}")
     if done.letters or not done.replays:
-        goals = _counted(sum(bool(one.replayed) for one in done.replays), "goal")
-        say(
-            f"{_counted(done.letters, 'dead letter')} of {goals} replayed{f', {done.left:,} left' if done.left else ''}"
-        )
+        goals = counted(sum(bool(one.replayed) for one in done.replays), "goal")
+        say(f"{counted(done.letters, 'dead letter')} of {goals} replayed{f', {done.left:,} left' if done.left else ''}")
     if len(done.replays) == 1:
         say(f"follow it: loomq show {done.replays[0].goal_id}")
 
@@ -92,7 +98,8 @@ def _row(letter: DeadLetter, *, is_wide: bool) -> tuple[Any, ...]:
 def _letter_lines(found: DeadLetterDetails) -> Iterator[str]:
     letter = found.letter
     yield f"letter      {letter.id}"
-    yield f"{letter.kind:<11} {letter.name}"
+    if letter.kind == "pipeline":
+        yield f"pipeline    {letter.name}"
     yield f"worker      {letter.worker}, tier {letter.tier}, priority {letter.priority}"
     yield f"failed      {_time(letter.failed_at)}, {_age(letter.failed_at)} ago: {letter.reason}"
     yield f"goal        {letter.goal_status}, submitted {_time(letter.submitted_at)}"
@@ -130,7 +137,8 @@ def _next(found: DeadLetterDetails) -> Iterator[str]:
         return
     yield "when the cause is mended, or with another input, or never:"
     yield f"  loomq dead-letter replay {letter.id}"
-    yield f"  loomq dead-letter edit {letter.id} --set KEY=VALUE"
+    # Where the mapping finds no input, there is none to change a field of.
+    yield f"  loomq dead-letter edit {letter.id} " + ("--payload JSON" if found.payload is None else "--set KEY=VALUE")
     yield f"  loomq dead-letter drop {letter.id}"
 
 
@@ -173,5 +181,6 @@ def _age(when: datetime) -> str | None:
     return duration(since(when))
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

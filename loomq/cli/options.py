@@ -70,6 +70,22 @@ class Invocation:
         click.get_current_context().call_on_close(loom.close)
         return loom
 
+    def ready(self) -> Loom:
+        """Wire everything up for a command that needs the database alone, which is started if it is ours.
+
+        Raises:
+            ConfigError, DatabaseUnavailableError: As ``loom``.
+            SchemaOutdatedError: The database has not been migrated.
+        """
+        from loomq.cli.output import notice_if_slow
+        from loomq.services.setup import require_schema
+
+        loom = self.loom(broker=False)
+        text = "starting the private Postgres and Redis …" if loom.is_embedded else "waiting for Postgres …"
+        with notice_if_slow(text):
+            require_schema(loom)
+        return loom
+
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value:

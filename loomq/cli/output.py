@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PLAIN_WIDTH = 200  # where nobody looks, lines are not broken
-_BREAKABLE = {"instruction", "name", "node", "queues", "stage", "tier", "where", "worker"}  # on a narrow terminal
+_BREAKABLE = {
+    "instruction",
+    "name",
+    "node",
+    "queues",
+    "stage",
+    "tier",
+    "title",
+    "where",
+    "worker",
+}  # on a narrow terminal
 _STYLES = {
     "completed": "green",
     "processing": "cyan",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loomq.cli.completion import names
+from loomq.cli.completion import names, session_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PRIORITIES = ("low", "normal", "high", "critical")
 TIERS = ("local", "standard", "frontier")
+SECONDS = click.FloatRange(0, min_open=True)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Request:
         name: A pipeline or a worker.
         context: The goal's context, or the worker's payload.
         is_worker: The name is meant as a worker's, even if a pipeline has it too.
+        deadline_s: Seconds from now until it must have ended.
+        session: The id of the session that it belongs to, or the beginning of it.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Request:
     priority: str
     tier: str | None
     is_worker: bool
+    deadline_s: float | None
+    session: str | None
 
     def check(self, loom: Loom) -> None:
         """Find mistakes that can be seen without any service.
@@ -56,21 +61,23 @@ class Request:
         if kind == "pipeline" and self.tier:
             raise click.UsageError(f"{self.name} is a pipeline: its stages say their tier, --tier is for workers")
 
-    def submit(self, loom: Loom, *, key: str | None = None, deadline_s: float | None = None) -> GoalHandle:
+    def submit(self, loom: Loom, *, key: str | None = None) -> GoalHandle:
         """Hand the goal in.
 
         Args:
             key: The idempotency key.
-            deadline_s: Seconds from now until it must have ended.
 
         Raises:
             PipelineValidationError: The inputs break the contract.
+            NotFoundError: There is no such session.
             SubmitUnavailableError: It could not be written down.
         """
+        from loomq.services import sessions
         from loomq.services.submit import submit_goal, submit_task
         from loomq.services.targets import kind_of
 
-        deadline = timedelta(seconds=deadline_s) if deadline_s else None
+        deadline = timedelta(seconds=self.deadline_s) if self.deadline_s else None
+        session = sessions.find(loom, self.session) if self.session else None
         if kind_of(loom, self.name, worker=self.is_worker) == "worker":
             return submit_task(
                 self.name,
@@ -79,6 +86,7 @@ class Request:
                 priority=self.priority,
                 idempotency_key=key,
                 deadline=deadline,
+                session=session,
                 loom=loom,
             )
         return submit_goal(
@@ -88,6 +96,7 @@ class Request:
             priority=self.priority,
             idempotency_key=key,
             deadline=deadline,
+            session=session,
             loom=loom,
         )
 
@@ -105,9 +114,13 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
         priority: str,
         tier: str | None,
         is_worker: bool,
+        deadline: float | None,
+        session: str | None,
         **options: Any,
     ) -> Any:
-        request = Request(name, instruction, parse_inputs(inputs, context), priority, tier, is_worker)
+        request = Request(
+            name, instruction, parse_inputs(inputs, context), priority, tier, is_worker, deadline, session
+        )
         return function(*given, request=request, **options)
 
     decorators = (
@@ -125,6 +138,10 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True),
         click.option("--tier", type=click.Choice(TIERS), help="Another tier than the worker's own."),
         click.option("is_worker", "--worker", is_flag=True, help="Take the name for a worker, not a pipeline."),
+        click.option("--deadline", type=SECONDS, metavar="SECONDS", help="The goal fails if it has not ended by then."),
+        click.option(
+            "--session", metavar="ID", shell_complete=session_ids, help="The session that it belongs to: loomq session."
+        ),
     )
     found: Callable[..., Any] = with_request
     for decorator in reversed(decorators):

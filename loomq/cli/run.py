@@ -29,7 +29,7 @@ def command(
     The goal is written down first, so it outlives this command: see it with `loomq show`.
     """
     from loomq.cli.output import notice_if_slow, say
-    from loomq.cli.waiting import follow, print_outcome, termination_as_interrupt
+    from loomq.cli.waiting import ended, follow, print_outcome, termination_as_interrupt
     from loomq.services import nodes
     from loomq.services.setup import require_broker, require_schema
 
@@ -57,7 +57,11 @@ def command(
                 node.stop()
             except KeyboardInterrupt:
                 node.stop(grace_s=0)
-            raise
+            outcome = ended(loom, handle)  # in the time that the node had left
+            if outcome is None:
+                raise
+            print_outcome(outcome, as_json=as_json)
+            return
         except BaseException:
             node.stop()
             raise

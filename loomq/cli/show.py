@@ -1,4 +1,4 @@
-"""``loomq show``: one goal with its stages, its errors and its result."""
+"""``loomq show``: one goal with its stages, where its time went, its errors and its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from loomq.cli.options import Invocation, json_option, pass_invocation
 @pass_invocation
 def command(invocation: Invocation, goal: str, as_json: bool) -> None:
     """Show a GOAL, named by its id or the beginning of it."""
-    from loomq.cli.goal import print_faults, print_head, print_result, print_stages, print_way_back
+    from loomq.cli.gantt import print_timing
+    from loomq.cli.goal import print_faults, print_head, print_notes, print_result, print_stages, print_way_back
     from loomq.cli.output import emit, notice_if_slow
     from loomq.services import inspect
     from loomq.services.setup import require_schema
@@ -22,12 +23,14 @@ def command(invocation: Invocation, goal: str, as_json: bool) -> None:
     loom = invocation.loom(broker=False)
     with notice_if_slow("starting the private Postgres and Redis …" if loom.is_embedded else "waiting for Postgres …"):
         require_schema(loom)
-    view = inspect.goal(loom, inspect.find(loom, goal))
+    view = inspect.detailed(loom, inspect.find(loom, goal))
     if as_json:
         emit(view.to_json())
         return
     print_head(view)
     print_stages(view)
+    print_notes(view)
+    print_timing(view.timing)
     print_faults(view)
     print_result(view)
     print_way_back(view)

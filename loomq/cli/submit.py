@@ -8,28 +8,24 @@ from typing import TYPE_CHECKING
 import click
 
 from loomq.cli.options import Invocation, json_option, pass_invocation
-from loomq.cli.request import Request, request_options
+from loomq.cli.request import SECONDS, Request, request_options
 
 if TYPE_CHECKING:
     from loomq.loom import Loom
     from loomq.services.submit import GoalHandle
 
-_SECONDS = click.FloatRange(0, min_open=True)
-
 
 @click.command("submit")
 @request_options
 @click.option("--key", help="Idempotency key: a second goal with the same key is the first one.")
-@click.option("--deadline", type=_SECONDS, metavar="SECONDS", help="The goal fails if it has not ended by then.")
 @click.option("--wait", is_flag=True, help="Wait for its end and show the result.")
-@click.option("--timeout", type=_SECONDS, metavar="SECONDS", help="With --wait: wait so long at most.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="With --wait: wait so long at most.")
 @json_option
 @pass_invocation
 def command(
     invocation: Invocation,
     request: Request,
     key: str | None,
-    deadline: float | None,
     wait: bool,
     timeout: float | None,
     as_json: bool,
@@ -40,15 +36,20 @@ def command(
     """
     from loomq.cli.output import notice_if_slow
     from loomq.cli.waiting import follow, print_outcome, termination_as_interrupt
+    from loomq.errors import DatabaseUnavailableError, SubmitUnavailableError
     from loomq.services.setup import require_schema
 
     if timeout and not wait:
         raise click.UsageError("--timeout needs --wait")
-    loom = invocation.loom(broker=False)
-    request.check(loom)
-    with notice_if_slow("starting the private Postgres and Redis …" if loom.is_embedded else "waiting for services …"):
-        require_schema(loom)
-    handle = request.submit(loom, key=key, deadline_s=deadline)
+    try:
+        loom = invocation.loom(broker=False)
+        request.check(loom)
+        text = "starting the private Postgres and Redis …" if loom.is_embedded else "waiting for services …"
+        with notice_if_slow(text):
+            require_schema(loom)
+    except DatabaseUnavailableError as error:  # as the submission itself says it
+        raise SubmitUnavailableError(f"the goal was not accepted: {error.message}", hint=error.hint) from error
+    handle = request.submit(loom, key=key)
     if not (wait and as_json):
         _tell(loom, handle, request, as_json=as_json)
     if wait:
@@ -67,13 +68,13 @@ def _tell(loom: Loom, handle: GoalHandle, request: Request, *, as_json: bool) ->
         print(handle.goal_id, flush=True)
         if not handle.created:
             say("that key belongs to this older goal; nothing new was handed in")
-    for remark in _remarks(loom, handle):
+    for remark in remarks(loom, handle):
         say(remark)
     if is_terminal(sys.stdout) and not as_json:
         say(f"follow it: loomq show {handle.goal_id}")
 
 
-def _remarks(loom: Loom, handle: GoalHandle) -> list[str]:
+def remarks(loom: Loom, handle: GoalHandle) -> list[str]:
     """Say what the goal has to wait for, besides its turn."""
     from loomq.services.nodes import queues_of, unserved
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from loomq.cli.faults import Interrupted
-from loomq.cli.goal import print_faults, print_result, print_stages, print_total
+from loomq.cli.goal import print_faults, print_notes, print_result, print_stages, print_total
 from loomq.cli.output import emit
 from loomq.cli.progress import watch
 from loomq.errors import EnvironmentNotReadyError, GoalFailedError, WaitTimeoutError
@@ -80,7 +80,17 @@ def follow(
         raise
     except KeyboardInterrupt:
         raise Interrupted(f"goal {handle.goal_id} has not ended; {afterwards}", hint=look) from None
-    return inspect.goal(loom, handle.goal_id)
+    return inspect.detailed(loom, handle.goal_id)
+
+
+def ended(loom: Loom, handle: GoalHandle) -> GoalView | None:
+    """Read a goal if it has ended; ``None`` if it has not, or nobody can tell."""
+    from loomq.services import inspect
+
+    with suppress(EnvironmentNotReadyError):
+        if inspect.has_ended(loom, handle.goal_id):
+            return inspect.detailed(loom, handle.goal_id)
+    return None
 
 
 def print_outcome(view: GoalView, *, as_json: bool) -> None:
@@ -93,6 +103,7 @@ def print_outcome(view: GoalView, *, as_json: bool) -> None:
         emit(view.to_json())
     else:
         print_stages(view)
+        print_notes(view)
         if view.status == "completed":  # else the error says it, on stderr
             print_faults(view)
         print_result(view)

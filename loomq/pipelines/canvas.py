@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from loomq.pipelines.graph import StageGraph
 
@@ -32,19 +32,22 @@ class Segment:
     join: str | None = None
 
 
-def segments(graph: StageGraph, ready: Iterable[str], longest_run: int = LONGEST_RUN) -> tuple[Segment, ...]:
+def segments(
+    graph: StageGraph, ready: Iterable[str], longest_run: int = LONGEST_RUN, alone: Collection[str] = ()
+) -> tuple[Segment, ...]:
     """Compile what starts at the ready stages.
 
     Args:
         graph: The pipeline's transitive reduction.
         ready: Stages whose parents are done.
         longest_run: How many stages a chain may have.
+        alone: Stages that are only ever sent by themselves.
     """
-    runs = [_run_from(graph, name, longest_run) for name in ready]
+    runs = [_run_from(graph, name, longest_run, alone) for name in ready]
     by_join: dict[str, list[tuple[str, ...]]] = {}
     for run in runs:
         below = graph.children[run[-1]]
-        if len(below) == 1:
+        if len(below) == 1 and not {run[-1], below[0]} & set(alone):
             by_join.setdefault(below[0], []).append(run)
     found = []
     placed: set[tuple[str, ...]] = set()
@@ -56,11 +59,11 @@ def segments(graph: StageGraph, ready: Iterable[str], longest_run: int = LONGEST
     return tuple(found)
 
 
-def _run_from(graph: StageGraph, start: str, longest: int) -> tuple[str, ...]:
+def _run_from(graph: StageGraph, start: str, longest: int, alone: Collection[str]) -> tuple[str, ...]:
     run = [start]
-    while len(run) < longest:
+    while len(run) < longest and run[-1] not in alone:
         below: Sequence[str] = graph.children[run[-1]]
-        if len(below) != 1 or len(graph.parents[below[0]]) != 1:
+        if len(below) != 1 or len(graph.parents[below[0]]) != 1 or below[0] in alone:
             break
         run.append(below[0])
     return tuple(run)

@@ -85,6 +85,7 @@ class LoomCelery(Celery):  # type: ignore[misc]
         self.router = router
         self.runner: Runner | None = None
         self.is_node = False
+        self.while_waiting: Callable[[], None] | None = None  # called while a lost broker holds the node's loop up
         self.is_redis = broker_url.startswith(("redis", "rediss", "sentinel", "valkey", "unix"))
         self._ensure_broker = ensure_broker
         self.quarantine = Quarantine(database)
@@ -113,7 +114,9 @@ class LoomCelery(Celery):  # type: ignore[misc]
 
     def _connection(self, *args: Any, **kwargs: Any) -> Any:
         self._ensure_broker()
-        return super()._connection(*args, **kwargs)
+        found = super()._connection(*args, **kwargs)
+        found.while_waiting = self.while_waiting
+        return found
 
     def producer_or_acquire(self, producer: Any = None) -> Any:
         """Lend the broker's own producer within its ``run``; Celery's chords would open a connection of their own."""

@@ -36,6 +36,8 @@ _PATIENCE_S = 2.0
 _LONGEST_PAUSE_S = 10.0
 _READ_BYTES = 4096  # of a body, for the log
 _PROPERTIES_CHARACTERS = 64 * 1024
+_SHORT_CHARACTERS = 300  # of a property, with its name, that is kept by itself where not all can be
+_MOST_SHORT = 100
 _REASON_CHARACTERS = 1000
 _LEVELS = 20
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={0,2}")  # no secret can be recognised in it
@@ -154,7 +156,8 @@ def storable_properties(properties: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(clean)
     if len(text) <= _PROPERTIES_CHARACTERS:
         return clean
-    small = {key: value for key, value in clean.items() if not isinstance(value, dict | list)}
+    short = ((key, value) for key, value in clean.items() if len(key) + len(str(value)) <= _SHORT_CHARACTERS)
+    small = dict(islice(((key, value) for key, value in short if not isinstance(value, dict | list)), _MOST_SHORT))
     return {**small, "cut": storable_text(text)}
 
 

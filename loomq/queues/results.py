@@ -33,7 +33,6 @@ CALL_KEY = "task:"  # an idempotency key that leads from Celery's task id to the
 _LOST = (WorkerLostError, TimeLimitExceeded)
 _STATES = {"done": states.SUCCESS, "failed": states.FAILURE, "cancelled": states.REVOKED, "open": states.PENDING}
 _POLL_S = 1.0
-_SIX_MONTHS_S = 180 * 86400
 
 
 class PostgresBackend(BaseBackend):  # type: ignore[misc]
@@ -163,8 +162,7 @@ class PostgresBackend(BaseBackend):  # type: ignore[misc]
         results.drop(self._database, group_id)
 
     def cleanup(self) -> None:
-        """Drop what Celery itself kept here and nobody will ask for any more; goals are ``loomq prune``'s."""
-        results.drop_older(self._database, self.expires or _SIX_MONTHS_S)
+        """Keep everything: beat asks for this each day, and what may go is for ``loomq prune`` to say."""
 
     # Ends of tasks, and joins
 

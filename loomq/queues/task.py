@@ -6,8 +6,10 @@ from typing import Any
 
 from celery import Task
 from celery.result import AsyncResult
+from kombu.utils.json import dumps
 
-from loomq.errors import BrokerUnavailableError
+from loomq.errors import BrokerUnavailableError, InlineValueError
+from loomq.inline import inline_json
 from loomq.queues.names import HEADER, StageMessage
 
 
@@ -23,7 +25,14 @@ class StageTask(Task):  # type: ignore[misc]
     worker = ""
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the message in hand."""
+        """Run the message in hand; a raw call that no goal can be made of is kept with the malformed messages."""
+        if getattr(self.request, HEADER, None) is None:
+            try:
+                limit = self.app.loom_settings.max_inline_bytes
+                inline_json(payload_of(args, kwargs), what="the payload of the call", limit_bytes=limit)
+            except (TypeError, InlineValueError) as error:
+                self._keep(args, kwargs, str(error))
+                raise
         return self.app.runner.execute(self, args, kwargs)
 
     def apply_async(
@@ -49,6 +58,17 @@ class StageTask(Task):  # type: ignore[misc]
         if message is not None:
             self._send(message, sending)
         return AsyncResult(sending["task_id"], app=self.app)
+
+    def _keep(self, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str) -> None:
+        """Keep a call as it came; its result, and what Celery does with a failure, is left to Celery."""
+        request, quarantine = self.request, self.app.quarantine
+        quarantine.keep(
+            str((request.delivery_info or {}).get("routing_key")),
+            reason,
+            dumps([args, kwargs, None]).encode(),
+            {"holds": "body", "headers": {"task": self.name, "id": request.id, **(request.headers or {})}},
+        )
+        quarantine.flush(at_once=True)  # no timer does it in a child of the pool
 
     def _send(self, message: StageMessage, sending: dict[str, Any]) -> None:
         sending["priority"] = self.app.broker_priority(sending["headers"][HEADER]["priority"])

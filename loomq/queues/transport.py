@@ -10,7 +10,7 @@ import base64
 import json
 import logging
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 from kombu import Connection
@@ -24,6 +24,9 @@ from loomq.queues.broker import failures
 from loomq.queues.names import MALFORMED
 from loomq.queues.quarantine import KEPT_BYTES
 from loomq.queues.shape import envelope_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -141,11 +144,21 @@ class GuardedConnection(Connection):  # type: ignore[misc]
         """Give the transport's class."""
         return guarded(super().get_transport_cls())
 
-    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
-        """Connect, trying again every two seconds at most; kombu's pauses grow to 30 s, which outlast an outage."""
-        return super().ensure_connection(
-            *args, **{"interval_start": 1, "interval_step": 1, "interval_max": 2, **kwargs}
-        )
+    while_waiting: Callable[[], None] | None = None
+
+    def ensure_connection(self, *args: Any, callback: Callable[[], None] | None = None, **kwargs: Any) -> Any:
+        """Connect, trying again every two seconds at most; kombu's pauses grow to 30 s, which outlast an outage.
+
+        The worker's event loop stands still meanwhile: ``while_waiting`` is called in its place.
+        """
+
+        def wait() -> None:
+            for each in (self.while_waiting, callback):
+                if each is not None:
+                    each()
+
+        pauses = {"interval_start": 1, "interval_step": 1, "interval_max": 2}
+        return super().ensure_connection(*args, **{**pauses, **kwargs, "callback": wait})
 
 
 class GuardedAMQP(AMQP):  # type: ignore[misc]

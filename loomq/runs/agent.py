@@ -19,6 +19,7 @@ import psutil
 from loomq.errors import EnvironmentNotReadyError
 from loomq.runs.sweep import LEADERSHIP
 from loomq.store import nodes, stages
+from loomq.workers.deadline import INTERRUPTION
 
 if TYPE_CHECKING:
     from loomq.runs.sweep import Sweeper
@@ -74,6 +75,7 @@ class Agent:
                 self._try(self._sweeper.sweep)
             if self._hand_back_at is not None and time.monotonic() >= self._hand_back_at:
                 self._try(self._hand_back)
+                self._hand_back_at = time.monotonic() + self._settings.heartbeat_seconds
             if not self._wait():
                 break
         self._try(self._leave)
@@ -110,11 +112,19 @@ class Agent:
             self._settings.lease_seconds,
             self._settings.grace_seconds + self._settings.lease_seconds,
         )
+        self._tell(held, running)
         gone = {claim.pid for claim in held} - present
         if self._is_leaving:
             self._release([claim for claim in held if claim.pid in gone])
         else:
             self._free(sorted(gone))
+
+    def _tell(self, held: list[Held], running: list[int]) -> None:
+        """Interrupt children whose goal has ended; what threads still bring is refused by its token."""
+        for claim in held:
+            if not claim.is_wanted and claim.pid in running and claim.pid != self._node.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(claim.pid, INTERRUPTION)
 
     def _free(self, gone: list[int]) -> None:
         """Take back what processes of this node held that are gone; no need to wait for the lease."""

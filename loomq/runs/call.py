@@ -78,7 +78,10 @@ class Calls:
         return (StageMessage(accepted.goal_id, worker) if now else None), sending
 
     def adopt(self, worker: str, payload: dict[str, Any], request: Any) -> StageMessage:
-        """Write down a call whose message is already in a worker's hand; a second delivery finds the first's goal."""
+        """Write down a call whose message is already in a worker's hand; a second delivery finds the first's goal.
+
+        A payload that breaks the worker's contract fails when it is run: the goal is kept, with a dead letter.
+        """
         canvas = {
             "chain": request.chain,
             "chord": request.chord,
@@ -94,6 +97,7 @@ class Calls:
             worker=worker,
             call=Call(request.id, {key: value for key, value in canvas.items() if value}, CALL_KEY + request.id),
             publish=False,
+            contract=False,
         )
         return StageMessage(accepted.goal_id, worker)
 

@@ -15,20 +15,22 @@ from celery.exceptions import Ignore, Retry
 from loomq.errors import (
     DatabaseUnavailableError,
     InlineValueError,
+    LeaseLost,
     PipelineValidationError,
     UnknownNameError,
 )
 from loomq.ids import uuid7
 from loomq.inline import inline_json
-from loomq.queues.names import HEADER, StageMessage, queue_name
+from loomq.queues.names import HEADER, StageMessage
 from loomq.queues.task import payload_of
 from loomq.redaction import redacted, redacted_written
 from loomq.runs.faults import as_stage_error
-from loomq.store import stages
+from loomq.runs.opening import FanOut, Skip, opening
+from loomq.store import openings, stages
 from loomq.store.stages import Part, Place, StageKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from uuid import UUID
 
     from loomq.errors import LoomqError
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from loomq.runs.call import Calls
     from loomq.runs.plan import Plan, PlanCache, StagePlan
     from loomq.runs.publish import Publisher
+    from loomq.runs.sequel import Sequel
+    from loomq.runs.subgoals import Subgoals
     from loomq.settings import Settings
     from loomq.store.engine import Database
     from loomq.store.stages import Claim, Outcome
@@ -65,6 +69,8 @@ class Executor:
         publisher: Publisher,
         calls: Calls,
         runtime: WorkerRuntime,
+        sequel: Sequel,
+        subgoals: Subgoals,
         *,
         node: UUID,
         process_lost: Callable[[], None],
@@ -76,6 +82,8 @@ class Executor:
         self._publisher = publisher
         self._calls = calls
         self._runtime = runtime
+        self._sequel = sequel
+        self._subgoals = subgoals
         self._node = node
         self.process_lost = process_lost
 
@@ -120,22 +128,85 @@ class Executor:
         stage = None
         try:
             plan = self._persist(lambda: self._plans.get(claim.snapshot))
-            stage = plan.stages[key.name]
-            done, text = self._inline(self._work(stage, claim), stage)
-            outcome = self._complete(request, plan, claim, done, text)
-        except (Ignore, DatabaseUnavailableError):
+            stage = plan.stages[key.name].run_by(claim.worker, claim.tier)
+            return self._run(request, plan, stage, claim)
+        except Ignore:
             raise
+        except _Raised as raised:
+            return self._failed(task.worker, plan, stage, claim, raised.error)
+        except LeaseLost as signal:
+            # Meant for another stage, maybe, which this process had in hand a moment ago: then it is simply due again.
+            self._persist(lambda: stages.release(self._database, key, token, "interrupted"))
+            logger.info("stage %s of goal %s is interrupted: %s", key.name, key.goal_id, signal)
+            raise Ignore from signal
         except Exception as error:  # noqa: BLE001  (whatever is raised while a stage is held is that stage's failure)
-            return self._failed(task.worker, stage, claim, error)
-        return done.output if claim.task_id else {"stage": key.name, "goal_ended": outcome.goal_ended}
+            return self._failed(task.worker, plan if stage else None, stage, claim, error)
 
-    def _work(self, stage: StagePlan, claim: Claim) -> Done:
-        payload = claim.payload
-        if payload is None:
-            goal = {"goal_id": str(claim.key.goal_id), "instruction": claim.instruction, "context": claim.context}
-            payload = stage.payload(goal, claim.inputs)
+    def _run(self, request: Any, plan: Plan, stage: StagePlan, claim: Claim) -> Any:
+        """Do what a claimed stage needs: its work, or less, or more."""
+        goal = {"goal_id": str(claim.key.goal_id), "instruction": claim.instruction, "context": claim.context}
+        found = opening(stage, goal, claim.inputs) if claim.key.item < 0 and claim.payload is None else None
+        if isinstance(found, Skip):
+            return self._skip(request, plan, claim, found.reason)
+        if isinstance(found, FanOut):
+            return self._fan_out(request, plan, stage, claim, found)
+        if stage.pipeline is not None:
+            context = self._payload(stage, claim, goal)
+            self._persist(lambda: self._subgoals.open(plan, stage, claim, context))
+            return {"stage": claim.key.name}
+        done, text = self._inline(self._work(stage, claim, goal), stage)
+        outcome = self._complete(request, plan, claim, done, text)
+        return done.output if claim.task_id else {"stage": claim.key.name, "goal_ended": outcome.goal_ended}
+
+    def _payload(self, stage: StagePlan, claim: Claim, goal: dict[str, Any]) -> dict[str, Any]:
+        if claim.payload is not None:
+            return claim.payload
+        if claim.key.item < 0:
+            return stage.payload(goal, claim.inputs)
+        return stage.payload(goal, {**claim.inputs, "item": claim.element, "index": claim.key.item})
+
+    def _work(self, stage: StagePlan, claim: Claim, goal: dict[str, Any]) -> Done:
         tier = self._app.router.tier(stage.worker.name, claim.tier)
-        return self._runtime.run(stage.job(payload, tier=tier, timeout_s=claim.timeout_s))
+        job = stage.job(self._payload(stage, claim, goal), tier=tier, timeout_s=claim.timeout_s)
+        try:
+            return self._runtime.run(job)
+        except LeaseLost:
+            raise
+        except (SystemExit, KeyboardInterrupt) as error:
+            # In a child of a pool it is how Celery ends it; a thread must not take its slot along.
+            if self._runtime.has_own_process:
+                raise
+            raise _Raised(RuntimeError(f"the worker's code called for the end of its process: {error!r}")) from error
+        except Exception as error:
+            raise _Raised(error) from error
+        except BaseException as error:  # asyncio's CancelledError, and what users derive so
+            raise _Raised(RuntimeError(f"{type(error).__name__}: {error}")) from error
+
+    def _skip(self, request: Any, plan: Plan, claim: Claim, reason: str) -> dict[str, Any]:
+        carried = carried_by(request)
+        room = self._sequel.room(plan, claim.key.name, carried)
+        outcome = self._persist(
+            lambda: openings.skip(self._database, claim.key, claim.token, reason, room=room, carried=carried)
+        )
+        self._go_on(request, plan, claim, outcome, carried)
+        return {"stage": claim.key.name, "skipped": reason}
+
+    def _fan_out(self, request: Any, plan: Plan, stage: StagePlan, claim: Claim, found: FanOut) -> dict[str, Any]:
+        spec = stage.spec
+        outcome = self._persist(
+            lambda: openings.expand(
+                self._database,
+                claim.key,
+                claim.token,
+                found.elements,
+                reads=stage.item_reads,
+                max_parallel=spec.max_parallel if spec else None,
+                tolerant=spec is not None and spec.on_item_failure == "continue",
+                fallback=stage.fallback,
+            )
+        )
+        self._go_on(request, plan, claim, outcome, ())
+        return {"stage": claim.key.name, "items": len(found.elements)}
 
     def _inline(self, done: Done, stage: StagePlan) -> tuple[Done, str]:
         """Write the output as the JSON text that is kept, and show what is kept to whoever comes next."""
@@ -149,14 +220,8 @@ class Executor:
         return (done if shown is text else replace(done, output=json.loads(shown))), shown
 
     def _complete(self, request: Any, plan: Plan, claim: Claim, done: Done, text: str) -> Outcome:
-        key = claim.key
-        carried = carried_by(request)
-        routes = {
-            name: (plan.stages[name].worker.name, plan.stages[name].tier)
-            for name in plan.graph.children[key.name]
-            if name not in carried
-        }
-        room = self._publisher.room(routes.values()) if routes else {}
+        key, carried = claim.key, carried_by(request)
+        room = self._sequel.room(plan, key.name, carried) if key.item < 0 else {}
         canvas = claim.canvas or {}
         part = Part(canvas["group_id"], canvas.get("group_index") or 0) if canvas.get("chord") else None
         outcome = self._persist(
@@ -168,29 +233,29 @@ class Executor:
                 model_used=done.model_used and redacted(done.model_used),
                 token_usage=done.token_usage,
                 processing_time_ms=done.processing_time_ms,
-                room={queue_name(*route): free for route, free in room.items()},
+                room=room,
                 carried=carried,
                 part=part,
             )
         )
+        self._go_on(request, plan, claim, outcome, carried)
+        return outcome
+
+    def _go_on(self, request: Any, plan: Plan, claim: Claim, outcome: Outcome, carried: Sequence[str]) -> None:
         if outcome.verdict == "fenced":
             logger.warning(
-                "stage %s of goal %s was taken back while it ran: its result is refused", key.name, key.goal_id
+                "stage %s of goal %s was taken back while it ran: its result is refused",
+                claim.key.name,
+                claim.key.goal_id,
             )
             raise Ignore
         request.loomq_outcome = outcome
-        ours = [name for name in outcome.published if name not in carried]
-        if ours:
-            self._publisher.publish(key.goal_id, plan, ours, claim.priority)
-        if outcome.backlog:
-            stage = plan.stages[key.name]
-            self._publisher.top_up(stage.worker.name, stage.tier, at_least=self._settings.window_min // 2)
-        return outcome
+        self._sequel.after(claim.key, plan, outcome, claim.priority, carried)
 
-    def _failed(self, worker: str, stage: StagePlan | None, claim: Claim, error: Exception) -> Any:
+    def _failed(self, worker: str, plan: Plan | None, stage: StagePlan | None, claim: Claim, error: Exception) -> Any:
         fault = as_stage_error(error, claim.key.name, worker, claim.timeout_s)
         delay_s = max(backoff_s(stage, claim.attempt) if stage else 0.0, getattr(error, "retry_after_s", None) or 0.0)
-        verdict = self._persist(
+        outcome = self._persist(
             lambda: stages.fail(
                 self._database,
                 claim.key,
@@ -200,25 +265,36 @@ class Executor:
                 delay_s=delay_s,
             )
         )
-        if verdict == "fenced":
+        if outcome.verdict == "fenced":
             logger.warning("an error came after the end of stage %s: %s", claim.key.name, fault.message)
             raise Ignore from error
-        if verdict == "retried":
+        if outcome.verdict == "retried":
             raise Retry(str(fault), fault, when=round(delay_s)) from error
+        if plan is not None:
+            self._sequel.after(claim.key, plan, outcome, claim.priority)
         raise fault from error
 
     def _persist(self, work: Callable[[], T]) -> T:
-        """Make a call until Postgres answers, for as long as a lease could still be held; each may be made twice."""
-        until = time.monotonic() + max(4 * self._settings.lease_seconds, 30)
+        """Make a call until Postgres answers, however long that takes: only its holder can let a stage go.
+
+        Each call may be made twice.
+        """
         pause = 0.05
         while True:
             try:
                 return work()
-            except DatabaseUnavailableError:
-                if time.monotonic() >= until:
-                    raise
+            except DatabaseUnavailableError as error:
+                logger.debug("%s", error.message)  # the node's agent says it aloud
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+
+class _Raised(Exception):  # noqa: N818  (what carries an error is none)
+    """What a worker's code raised, apart from what our own calls raise."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def carried_by(request: Any) -> tuple[str, ...]:

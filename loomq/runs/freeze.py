@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loomq.catalog import resolve_schemas
-from loomq.runs.plan import snapshot_of_pipeline, snapshot_of_worker, worker_of
+from loomq.runs.plan import contained, snapshot_of_pipeline, snapshot_of_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,16 +28,20 @@ def freeze_worker(catalog: Catalog, name: str, *, allow: Sequence[str]) -> dict[
 
 
 def freeze_pipeline(catalog: Catalog, name: str, *, allow: Sequence[str]) -> dict[str, Any]:
-    """Freeze one pipeline of the catalog with the workers that it names; arguments and errors as ``freeze_worker``."""
-    spec = catalog.pipelines[name]
-    workers = {key: catalog.workers[key] for key in spec.worker_types}
-    stages = tuple(_stage(stage, worker_of(stage, workers), allow) for stage in spec.pipeline_stages)
-    frozen = spec.model_copy(update={"pipeline_stages": stages})
-    return snapshot_of_pipeline(frozen, {key: _worker(worker, allow) for key, worker in workers.items()})
+    """Freeze one pipeline of the catalog with the pipelines and workers that it names; else as ``freeze_worker``."""
+    pipelines, workers = {}, {}
+    for each in contained(name, catalog.pipelines):
+        spec = catalog.pipelines[each]
+        stages = tuple(_stage(stage, catalog, allow) for stage in spec.pipeline_stages)
+        pipelines[each] = spec.model_copy(update={"pipeline_stages": stages})
+        workers.update({key: _worker(catalog.workers[key], allow) for key in spec.worker_types})
+    return snapshot_of_pipeline(name, pipelines, workers)
 
 
-def _stage(stage: StageSpec, worker: WorkerSpec, allow: Sequence[str]) -> StageSpec:
-    return stage.model_copy(update=_resolved(worker, stage, allow))
+def _stage(stage: StageSpec, catalog: Catalog, allow: Sequence[str]) -> StageSpec:
+    if stage.worker_type is None:
+        return stage
+    return stage.model_copy(update=_resolved(catalog.workers[stage.worker_type], stage, allow))
 
 
 def _worker(worker: WorkerSpec, allow: Sequence[str]) -> WorkerSpec:

@@ -11,8 +11,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps, signals
+from celery.exceptions import WorkerLostError
 
 from loomq.ids import uuid7
+from loomq.workers.deadline import ignore_interruptions
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -54,28 +56,43 @@ class WorkerNode:
                     worker.timer.call_repeatedly(_CHECK_S, worker.pool.maintain_pool)
                 node._describe(worker)
                 node._keep_agent()
+                app.while_waiting = node._keep_agent
                 worker.timer.call_repeatedly(_CHECK_S, node._keep_agent)
+
+            def stop(self, worker: Any) -> None:
+                """Hear that the worker stops, also where no signal said so."""
+                del worker
+                node._leave(app.loom_settings.shutdown_seconds, at_once=False)
 
         app.steps["worker"].add(AgentStep)
 
         def in_child(**_: Any) -> None:
             node.is_pool_child = True
+            ignore_interruptions()
             node._agent = None
             app.database.pool_connections(True)
 
         def leaving(how: str = "", **_: Any) -> None:
             node._leave(app.loom_settings.shutdown_seconds, at_once=how == "Cold")
 
+        logging.getLogger("celery.worker.request").addFilter(self._is_news)
         signals.worker_process_init.connect(in_child, weak=False)
         signals.worker_shutting_down.connect(leaving, weak=False)
 
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """Filter what Celery logs of a lost child: its traceback says nothing, and a leaving node ended it itself."""
+        if not (isinstance(record.args, tuple) and any(isinstance(each, WorkerLostError) for each in record.args)):
+            return True
+        record.exc_info = None
+        return self._end is None
+
     def _leave(self, patience_s: float, *, at_once: bool) -> None:
         """Hear, in the handler of a signal, that Celery stops: it would wait for its tasks without bound."""
-        self._say(b"leaving now\n" if at_once else b"leaving\n")
         if self._end is None:
             self._end = threading.Timer(patience_s + _AFTERWARDS_S, self._give_up)
             self._end.daemon = True
             self._end.start()
+        self._say(b"leaving now\n" if at_once else b"leaving\n")
 
     @staticmethod
     def _give_up() -> None:
@@ -100,7 +117,9 @@ class WorkerNode:
         if self._agent is not None:
             logger.warning("the node's agent ended with %s; starting another", self._agent.returncode)
         self._agent = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", AGENT_MODULE, json.dumps(self._description)], stdin=subprocess.PIPE
+            [sys.executable, "-m", AGENT_MODULE, json.dumps(self._description)],
+            stdin=subprocess.PIPE,
+            bufsize=0,  # a signal's handler writes to it, maybe in the middle of another write
         )
 
     def process_lost(self) -> None:
@@ -113,6 +132,5 @@ class WorkerNode:
             return
         try:
             agent.stdin.write(line)
-            agent.stdin.flush()
         except OSError:
             logger.warning("the node's agent does not listen")

@@ -74,7 +74,7 @@ class Publisher:
         Args:
             priority: The goal's level, for stages that have none of their own.
         """
-        for segment in segments(plan.graph, names):
+        for segment in segments(plan.graph, names, alone=plan.alone):
             starts = [StageKey(goal_id, run[0]) for run in segment.runs]
             canvas = self._canvas(goal_id, plan, segment, priority)
             self._send(starts, lambda producer, canvas=canvas: canvas.apply_async(producer=producer, retry=False))

@@ -11,7 +11,7 @@ from loomq.inline import inline_json
 from loomq.store import letters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from loomq.runs.plan import PlanCache
     from loomq.runs.publish import Publisher
@@ -37,19 +37,27 @@ class Replayer:
         self._plans = plans
         self._publisher = publisher
 
-    def replay(self, key: StageKey, *, actor: str, payload: dict[str, Any] | None = None) -> Verdict:
+    def replay(
+        self,
+        key: StageKey,
+        *,
+        actor: str,
+        payload: dict[str, Any] | None = None,
+        before: Mapping[str, Any] | None = None,
+    ) -> Verdict:
         """Replay a dead letter, and with it all that failed in its goal.
 
         Args:
             actor: Who asks, for the audit trail.
             payload: An input in place of the present one.
+            before: What the audit trail tells of the present one, if nobody has edited it yet.
 
         Raises:
             PipelineValidationError: The payload breaks the contract; nothing was changed.
             InlineValueError: The payload is not JSON, or too large; nothing was changed.
         """
         written = None if payload is None else self._written(key, payload)
-        verdict = letters.replay(self._database, key, actor=actor, request=uuid7(), payload=written)
+        verdict = letters.replay(self._database, key, actor=actor, request=uuid7(), payload=written, before=before)
         self._publish(verdict.routes)
         return verdict
 
@@ -65,9 +73,12 @@ class Replayer:
             yield key, verdict
         self._publish(routes)
 
-    def edit(self, key: StageKey, payload: dict[str, Any], *, actor: str) -> Verdict:
-        """Put another input in place of a dead letter's, to be used when it is replayed; errors as ``replay``."""
-        return letters.edit(self._database, key, actor=actor, request=uuid7(), payload=self._written(key, payload))
+    def edit(
+        self, key: StageKey, payload: dict[str, Any], *, actor: str, before: Mapping[str, Any] | None = None
+    ) -> Verdict:
+        """Put another input in place of a dead letter's, to be used when it is replayed; as ``replay`` otherwise."""
+        written = self._written(key, payload)
+        return letters.edit(self._database, key, actor=actor, request=uuid7(), payload=written, before=before)
 
     def _written(self, key: StageKey, payload: dict[str, Any]) -> str:
         """Check an input as the stage's worker will, by the contract that the goal was frozen with."""
@@ -76,7 +87,14 @@ class Replayer:
         row = letters.get(self._database, key)
         if row is None:
             raise NotFoundError(f"goal {key.goal_id} has no such stage any more", hint="list: loomq dead-letter list")
-        contract = self._plans.get(row.snapshot).stages[key.name].inputs
+        stage = self._plans.get(row.snapshot).stages[key.name]
+        if stage.each is not None and key.item < 0:
+            raise PipelineValidationError(
+                f"stage {key.name} has no input of its own: it runs once an item",
+                stage=key.name,
+                hint=f"edit an item that failed: loomq dead-letter list --goal {key.goal_id}",
+            )
+        contract = stage.inputs
         faults = contract.errors(payload) if contract else []
         if faults:
             raise PipelineValidationError(

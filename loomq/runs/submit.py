@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from loomq.runs.publish import Publisher
     from loomq.settings import Settings
     from loomq.store.engine import Database
+    from loomq.store.stages import StageKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,14 @@ class Call:
     task_id: str
     canvas: dict[str, Any]
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """An earlier goal, and its stages that stay as they were, with their state."""
+
+    goal_id: UUID
+    reused: Mapping[str, str]
 
 
 class Submitter:
@@ -94,6 +103,10 @@ class Submitter:
         not_before: datetime | None = None,
         call: Call | None = None,
         publish: bool = True,
+        body: dict[str, Any] | None = None,
+        parent: StageKey | None = None,
+        rerun: Rerun | None = None,
+        contract: bool = True,
     ) -> Accepted:
         """Write a goal down and publish its first stages.
 
@@ -104,6 +117,10 @@ class Submitter:
             not_before: When its first stages are due.
             call: The raw Celery call that this goal stands for, published by Celery itself.
             publish: False leaves the first stages ready in the database, for the sweeper.
+            body: The snapshot to run, in place of the catalog's pipeline or worker.
+            parent: The stage whose work the goal is.
+            rerun: The earlier goal whose results it takes over.
+            contract: False leaves the contract to whoever runs the stage: what cannot be refused any more is to fail.
 
         Raises:
             UnknownNameError: There is no such worker or pipeline.
@@ -111,21 +128,22 @@ class Submitter:
             InlineValueError: The context is not JSON, or too large.
             SubmitUnavailableError: The goal could not be written down.
         """
-        snapshot, body = self._snapshot(goal.pipeline, worker)
+        snapshot, body = self._snapshot(goal.pipeline, worker) if body is None else (spec_hash(body), body)
         plan = self._plans.keep(snapshot, body)
-        self._check(plan, goal)
+        self._check(plan, goal, contract=contract)
         if worker is not None and tier is not None:
             self._check_tier(worker, tier)
         key = call.key if call else goal.idempotency_key
-        rows = self._stages(plan, goal, tier=tier, max_retries=max_retries, timeout_s=timeout_s)
-        roots = [row for row in rows if not row.waits_for]
-        due_now = not_before is None and publish
+        rows = self._stages(plan, goal, tier=tier, max_retries=max_retries, timeout_s=timeout_s, rerun=rerun)
+        roots = [row for row in rows if not row.waits_for and row.state == "waiting"]
+        is_limited = plan.spec is not None and plan.spec.max_concurrent_goals is not None
+        due_now = not_before is None and publish and not is_limited
         open_routes = self._publisher.room((row.worker, row.tier) for row in roots) if due_now else {}
         rows = [_first_state(row, open_routes, not_before) for row in rows]
         try:
             goal_id, created = goals.submit(
                 self._database,
-                _row(plan, goal, call),
+                _row(plan, goal, call, parent, rerun),
                 rows,
                 snapshot=snapshot,
                 body=body,
@@ -137,6 +155,9 @@ class Submitter:
         sent = [row.name for row in rows if row.state == "published"]
         if created and sent and call is None:
             self._publisher.publish(goal_id, plan, sent, level(goal.priority))
+        elif created and is_limited and publish:
+            for route in {(row.worker, row.tier) for row in roots}:
+                self._publisher.top_up(*route)
         return Accepted(goal_id, plan, created, bool(sent))
 
     def _snapshot(self, pipeline: str | None, worker: str | None) -> tuple[str, dict[str, Any]]:
@@ -152,12 +173,12 @@ class Submitter:
             self._snapshots[which] = (spec_hash(body), body)
         return self._snapshots[which]
 
-    def _check(self, plan: Plan, goal: OrchestratorGoal) -> None:
+    def _check(self, plan: Plan, goal: OrchestratorGoal, *, contract: bool) -> None:
         limit = self._settings.max_inline_bytes
         inline_json(goal.context, what="the goal's context", limit_bytes=limit)
         inline_json(goal.instruction, what="the goal's instruction", limit_bytes=limit)
-        contract = plan.stages[plan.name].inputs if plan.kind == "worker" else plan.context_contract
-        faults = contract.errors(goal.context) if contract else []
+        written = plan.stages[plan.name].inputs if plan.kind == "worker" else plan.context_contract
+        faults = written.errors(goal.context) if contract and written else []
         if faults:
             what = (
                 f"the input of worker {plan.name}" if plan.kind == "worker" else f"the context of pipeline {plan.name}"
@@ -176,21 +197,31 @@ class Submitter:
             )
 
     def _stages(
-        self, plan: Plan, goal: OrchestratorGoal, *, tier: str | None, max_retries: int | None, timeout_s: float | None
+        self,
+        plan: Plan,
+        goal: OrchestratorGoal,
+        *,
+        tier: str | None,
+        max_retries: int | None,
+        timeout_s: float | None,
+        rerun: Rerun | None,
     ) -> list[NewStage]:
         own = level(goal.priority)
+        reused = rerun.reused if rerun else {}
         return [
             NewStage(
                 name=stage.name,
                 worker=stage.worker.name,
                 tier=tier or stage.tier,
                 priority=own if stage.priority is None else stage.priority,
-                state="waiting",
-                waits_for=len(plan.graph.parents[stage.name]),
+                state=reused.get(stage.name, "waiting"),
+                waits_for=len(set(plan.graph.parents[stage.name]) - reused.keys()),
                 children=plan.graph.children[stage.name],
                 reads=stage.reads,
                 timeout_s=timeout_s or stage.timeout_s,
                 max_retries=stage.max_retries if max_retries is None else max_retries,
+                needs=stage.needs,
+                fallback=None if stage.each else stage.fallback,  # else its items have it
             )
             for stage in plan.stages.values()
         ]
@@ -198,7 +229,7 @@ class Submitter:
 
 def _first_state(row: NewStage, room: dict[tuple[str, str], int], not_before: datetime | None) -> NewStage:
     """Say how a stage begins; one that is published takes its place in ``room``."""
-    if row.waits_for:
+    if row.waits_for or row.state != "waiting":
         return row
     route = (row.worker, row.tier)
     state = "published" if room.get(route, 0) > 0 else "ready"
@@ -207,7 +238,10 @@ def _first_state(row: NewStage, room: dict[tuple[str, str], int], not_before: da
     return replace(row, state=state, not_before=not_before.isoformat() if not_before else None)
 
 
-def _row(plan: Plan, goal: OrchestratorGoal, call: Call | None) -> NewGoal:
+def _row(
+    plan: Plan, goal: OrchestratorGoal, call: Call | None, parent: StageKey | None, rerun: Rerun | None
+) -> NewGoal:
+    reused = rerun.reused if rerun else {}
     return NewGoal(
         id=goal.goal_id,
         pipeline=plan.name,
@@ -215,13 +249,19 @@ def _row(plan: Plan, goal: OrchestratorGoal, call: Call | None) -> NewGoal:
         instruction=goal.instruction,
         context=goal.context,
         priority=level(goal.priority),
-        leaves_left=len(plan.graph.leaves),
+        leaves_left=len(set(plan.graph.leaves) - reused.keys()),
         request_id=goal.request_id,
         session_id=goal.session_id,
         deadline=goal.deadline,
         budget=goal.budget,
         task_id=call.task_id if call else None,
         canvas=json.loads(json.dumps(call.canvas)) if call else None,
+        on_failure=plan.spec.on_failure if plan.spec else "fail",
+        timeout_s=plan.spec.goal_timeout_seconds if plan.spec else None,
+        max_concurrent=plan.spec.max_concurrent_goals if plan.spec else None,
+        parent=(parent.goal_id, parent.name, parent.item) if parent else None,
+        rerun_of=rerun.goal_id if rerun else None,
+        is_newer=plan.is_newer,
     )
 
 

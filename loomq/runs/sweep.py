@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from loomq.errors import BrokerUnavailableError, DatabaseUnavailableError
-from loomq.store import goals, nodes, results, stages
+from loomq.store import goals, nodes, openings, results, stages
 from loomq.store.survey import survey
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loomq.queues.app import LoomCelery
     from loomq.queues.broker import Look
     from loomq.runs.publish import Publisher
+    from loomq.runs.sequel import Sequel
     from loomq.settings import Settings
     from loomq.store.engine import Database
     from loomq.store.survey import Survey
@@ -52,6 +53,8 @@ class Swept:
         topped_up: Messages sent.
         chords: Bodies of users' chords sent.
         calls: Raw calls whose continuation was sent.
+        told: Stages that heard of the end of the goal that was their work.
+        admitted: Goals of limited pipelines that were let go.
         faults: What could not be done in this pass, and will be tried in the next.
     """
 
@@ -63,6 +66,8 @@ class Swept:
     topped_up: int = 0
     chords: int = 0
     calls: int = 0
+    told: int = 0
+    admitted: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -86,6 +91,7 @@ class Sweeper:
         database: Database,
         app: LoomCelery,
         publisher: Publisher,
+        sequel: Sequel,
         holder: UUID,
         who: str | None = None,
     ) -> None:
@@ -93,6 +99,7 @@ class Sweeper:
         self._database = database
         self._app = app
         self._publisher = publisher
+        self._sequel = sequel
         self._holder = holder
         self._who = who or f"{os.getpid()}@{socket.gethostname()}"
         self._lease_s = max(5 * settings.sweep_seconds, 3.0)
@@ -151,7 +158,7 @@ class Sweeper:
 
     def _pass(self, memory: dict[str, object]) -> None:
         found = survey(self._database, _STALE_S)
-        if found.expired and self._take_back(found.uptime_s):
+        if self._set_going(found):
             found = survey(self._database, _STALE_S)
         if found.overdue:
             self._alone(self._end_overdue)
@@ -180,6 +187,23 @@ class Sweeper:
             logger.exception("a step of the sweeper failed; the others go on")
             self._done.faults.append(f"{type(error).__name__}: {error}")
         return False
+
+    def _set_going(self, found: Survey) -> bool:
+        """Do what makes stages ready; False if there was nothing."""
+        is_done = found.expired and self._take_back(found.uptime_s)
+        if found.unheard:
+            is_done |= self._alone(self._tell_unheard)
+        for pipeline in found.waiting:
+            self._alone(partial(self._admit, pipeline))
+        return is_done or self._done.admitted > 0
+
+    def _tell_unheard(self) -> None:
+        """End the stages of goals whose process died before it could."""
+        for goal_id in openings.unheard(self._database, _AT_ONCE):
+            self._done.told += self._alone(partial(self._sequel.close, goal_id))
+
+    def _admit(self, pipeline: str) -> None:
+        self._done.admitted += len(goals.admit(self._database, pipeline))
 
     def _take_back(self, uptime_s: float) -> bool:
         """Take expired leases back; not within a lease of an outage, for nobody could extend theirs in it."""

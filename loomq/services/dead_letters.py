@@ -8,11 +8,11 @@ import socket
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 from uuid import UUID
 
-from loomq.errors import ConfigError, DeadLetterError, GoalNotFoundError, LoomqError, NotFoundError
+from loomq.errors import ConfigError, DeadLetterError, LoomqError, NotFoundError
 from loomq.ids import uuid7
 from loomq.inline import storable_text
 from loomq.queues.names import StageMessage, queue_name, task_name
-from loomq.services import inspect
+from loomq.services import explain, inspect
 from loomq.services.letters import (
     AuditEntry,
     BulkReplay,
@@ -30,7 +30,7 @@ from loomq.store.letters import LetterFilter
 from loomq.store.stages import StageKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from typing import Unpack
 
@@ -58,7 +58,7 @@ class Filters(TypedDict, total=False):
     text: str | None
 
 
-def currentactor_named() -> str:
+def current_actor() -> str:
     """Name who runs this process, as ``user@host``."""
     try:
         user = getpass.getuser()
@@ -82,6 +82,25 @@ def list_dead_letters(*, limit: int = 100, loom: Loom | None = None, **wanted: U
 def count_dead_letters(*, loom: Loom | None = None, **wanted: Unpack[Filters]) -> tuple[int, int]:
     """Count dead letters, and the goals that they belong to; arguments as ``list_dead_letters``."""
     return letters.count((loom or default_loom()).database, LetterFilter(**wanted))
+
+
+def unknown_filters(*, loom: Loom | None = None, **wanted: Unpack[Filters]) -> list[str]:
+    """Say of each worker or type of error that no dead letter has, which ones there are."""
+    home = loom or default_loom()
+    said = []
+    for field, what, given in (
+        ("worker", "worker", wanted.get("worker")),
+        ("error_type", "type", wanted.get("error_type")),
+    ):
+        there_are = letters.known(home.database, field) if given is not None else []
+        if given is not None and given not in there_are:
+            said.append(f'no dead letter has the {what} "{given}"; there are: {", ".join(there_are) or "none"}')
+    return said
+
+
+def count_malformed_messages(*, loom: Loom | None = None) -> int:
+    """Count the messages that no task could be made of."""
+    return malformed.count((loom or default_loom()).database)
 
 
 def list_malformed_messages(*, limit: int = 100, loom: Loom | None = None) -> list[MalformedMessage]:
@@ -108,13 +127,13 @@ def get_dead_letter(letter_id: str, *, loom: Loom | None = None) -> DeadLetterDe
     row = letters.get(home.database, key)
     if row is None or row.state not in {"failed", "dead"}:
         _refuse(key, letters.Verdict("missing" if row is None else "nothing", row.state if row is not None else None))
-    payload, fault = _payload(home, key, row.snapshot, row.payload)
+    present = explain.input_of(home, key)
     message = StageMessage(key.goal_id, key.name, key.item)
     return DeadLetterDetails(
         letter=letter_of(row),
         is_dropped=row.dropped_at is not None,
-        payload=payload,
-        payload_fault=fault,
+        payload=present.value,
+        payload_fault=present.fault,
         message={
             "task": task_name(row.worker),
             "task_id": row.task_id or message.id,
@@ -146,10 +165,39 @@ def replay_dead_letter(
     """
     home = loom or default_loom()
     key = _letter_key(home, letter_id, "replayed", any_of_goal=payload is None)
-    verdict = home.replayer.replay(key, actor=actor_named(actor), payload=payload)
+    before = None if payload is None else _before(home, key)
+    verdict = home.replayer.replay(key, actor=actor_named(actor), payload=payload, before=before)
     if verdict.outcome not in {"replayed", "nothing"}:
         _refuse(key, verdict)
     return _replay(key, verdict)
+
+
+def replay_named_letters(
+    letter_ids: Sequence[str], *, actor: str | None = None, loom: Loom | None = None
+) -> BulkReplay:
+    """Replay several dead letters, as ``replay_dead_letter`` does one; if one of them is wrong, none is replayed.
+
+    What is found out only while they are replayed is ``refused`` and keeps none of the others.
+
+    Raises:
+        NotFoundError, DeadLetterError: As ``replay_dead_letter``; nothing was changed.
+    """
+    home = loom or default_loom()
+    keys = [_letter_key(home, text, "replayed", any_of_goal=True) for text in letter_ids]
+    for key in keys:
+        found = letters.look(home.database, key)
+        if found.outcome not in {"letter", "nothing"}:
+            _refuse(key, found)
+    replayed: list[Replay] = []
+    refused: list[tuple[str, str]] = []
+    for key, verdict in home.replayer.replay_all(keys, actor=actor_named(actor)):
+        if verdict.outcome in {"replayed", "nothing"}:
+            replayed.append(_replay(key, verdict))
+        elif len(keys) == 1:
+            _refuse(key, verdict)
+        else:
+            refused.append((letter_id_of(key), _why(key, verdict).message))
+    return BulkReplay(tuple(replayed), tuple(refused))
 
 
 def replay_dead_letters(
@@ -206,7 +254,7 @@ def edit_dead_letter(
         return replay_dead_letter(letter_id, payload=payload, actor=actor, loom=loom)
     home = loom or default_loom()
     key = _letter_key(home, letter_id, "edited")
-    verdict = home.replayer.edit(key, payload, actor=actor_named(actor))
+    verdict = home.replayer.edit(key, payload, actor=actor_named(actor), before=_before(home, key))
     if verdict.outcome != "edited":
         _refuse(key, verdict)
     return _replay(key, verdict)
@@ -221,27 +269,37 @@ def drop_dead_letter(letter_id: str, *, actor: str | None = None, loom: Loom | N
         NotFoundError: There is no such dead letter.
         DeadLetterError: The stage has not failed, or works again.
     """
-    home = loom or default_loom()
-    key, by = _find(home, letter_id), actor_named(actor)
-    if isinstance(key, malformed.Malformed):
-        malformed.drop(home.database, key.id, actor=by, request=uuid7())
-        return
-    verdict = letters.drop(home.database, key, actor=by, request=uuid7())
-    if verdict.outcome != "dropped":
-        _refuse(key, verdict)
+    drop_named_letters([letter_id], actor=actor, loom=loom)
+
+
+def drop_named_letters(letter_ids: Sequence[str], *, actor: str | None = None, loom: Loom | None = None) -> list[str]:
+    """Drop several, as ``drop_dead_letter`` does one, and give their ids; if one of them is wrong, none is dropped."""
+    home, by = loom or default_loom(), actor_named(actor)
+    found = [_find(home, text) for text in letter_ids]
+    for key in found:
+        if isinstance(key, StageKey) and (seen := letters.look(home.database, key)).outcome in {"missing", "nothing"}:
+            _refuse(key, seen)
+    for key in found:
+        if isinstance(key, malformed.Malformed):
+            malformed.drop(home.database, key.id, actor=by, request=uuid7())
+            continue
+        verdict = letters.drop(home.database, key, actor=by, request=uuid7())
+        if verdict.outcome != "dropped":
+            _refuse(key, verdict)
+    return [letter_id_of(key) if isinstance(key, StageKey) else str(key.id) for key in found]
 
 
 def actor_named(given: str | None) -> str:
     """Name who acts, for the audit trail: as given, else who runs this process."""
-    return storable_text(given or currentactor_named())[:_LONGEST_ACTOR]
+    return storable_text(given or current_actor())[:_LONGEST_ACTOR]
 
 
 def _find(loom: Loom, text: str, *, any_of_goal: bool = False) -> StageKey | malformed.Malformed:
-    goal, slash, rest = text.partition("/")
+    beginning, _, rest = text.partition("/")
     name, _, item = rest.partition("/")
-    if not slash and (message := _message(loom, goal)) is not None:
-        return message
-    goal_id = inspect.find(loom, goal)
+    goal_id = _by_beginning(loom, beginning, messages=not rest)
+    if isinstance(goal_id, malformed.Malformed):
+        return goal_id
     if name:
         if item and not item.isdecimal():
             raise NotFoundError(f"{text} is no dead letter's id", hint="list them: loomq dead-letter list")
@@ -251,18 +309,26 @@ def _find(loom: Loom, text: str, *, any_of_goal: bool = False) -> StageKey | mal
         return StageKey(goal_id, found[0].name, found[0].item)
     if found:
         ids = ", ".join(letter_of(row).id for row in found)
-        raise NotFoundError(f"goal {goal_id} has {len(found)} dead letters", hint=f"name one of them: {ids}")
+        raise DeadLetterError(f"goal {goal_id} has {len(found)} dead letters", hint=f"name one of them: {ids}")
     raise NotFoundError(
         f"goal {goal_id} has no dead letter; it is {inspect.status(loom, goal_id)}",
         hint=f"look at it: loomq show {goal_id}",
     )
 
 
-def _message(loom: Loom, text: str) -> malformed.Malformed | None:
+def _by_beginning(loom: Loom, text: str, *, messages: bool) -> UUID | malformed.Malformed:
+    """Find the one goal or malformed message whose id begins so."""
+    beginning = text.lower()
     try:
-        return malformed.get(loom.database, UUID(text))
+        kept, found = [UUID(text)] if messages else [], []
     except ValueError:
-        return None
+        if not beginning or set(beginning) - set("0123456789abcdef-"):
+            return inspect.find(loom, text)
+        kept = malformed.find_by_prefix(loom.database, beginning) if messages else []
+        found = goals.find_by_prefix(loom.database, beginning)
+    if len(kept) + len(found) > 1:
+        raise DeadLetterError(f"{len(kept) + len(found)} ids or more begin with {text}", hint="give more of the id")
+    return (malformed.get(loom.database, kept[0]) if kept else None) or inspect.find(loom, text)
 
 
 def _letter_key(loom: Loom, text: str, deed: str, *, any_of_goal: bool = False) -> StageKey:
@@ -283,25 +349,15 @@ def _queue(loom: Loom, worker: str, tier: str) -> str:
         return queue_name(worker, tier)
 
 
-def _payload(
-    loom: Loom, key: StageKey, snapshot: str, edited: dict[str, Any] | None
-) -> tuple[dict[str, Any] | None, str | None]:
-    """Give the input that a replay would begin with, or why it cannot be told."""
-    if edited is not None:
-        return edited, None
-    row = goals.get(loom.database, key.goal_id)
-    if row is None:
-        raise GoalNotFoundError(f"there is no goal {key.goal_id}")
-    about = {"goal_id": str(row.id), "instruction": row.instruction, "context": row.context}
-    finished = {
-        stage.name: {**stage.timeline(), "output": stage.output}
-        for stage in inspect.goal(loom, key.goal_id).stages
-        if stage.state == "done"
-    }
+def _before(loom: Loom, key: StageKey) -> dict[str, Any]:
+    """Give what the audit trail keeps of the input that an edit replaces."""
     try:
-        return loom.plans.get(snapshot).stages[key.name].payload(about, finished), None
-    except LoomqError as error:
-        return None, error.message
+        present = explain.input_of(loom, key)
+    except NotFoundError as error:  # the edit itself says so
+        return {"payload_before_fault": error.message}
+    if present.value is None:
+        return {"payload_before_fault": present.fault}
+    return {"payload_before": present.value}
 
 
 def _trail(loom: Loom, *, goal_id: UUID | None = None, message: UUID | None = None) -> tuple[AuditEntry, ...]:

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC
+from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from loomq.errors import GoalNotFoundError, PipelineMappingError
 from loomq.messages import TaskStatus
 from loomq.queues.names import priority_named
-from loomq.redaction import redacted, redacted_json
-from loomq.store import goals, nodes
+from loomq.runs.result import result_of
+from loomq.runs.sequel import about
+from loomq.services import tracks
+from loomq.services.views import (
+    SCHEMA_VERSION,
+    ChildView,
+    GoalLine,
+    GoalView,
+    ItemsView,
+    Links,
+    NodeView,
+    StageView,
+)
+from loomq.store import details, goals, nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from sqlalchemy import Row
 
     from loomq.loom import Loom
+    from loomq.runs.plan import Plan, StagePlan
+    from loomq.services.timing import GoalTiming
 
-SCHEMA_VERSION = 1
+__all__ = ["SCHEMA_VERSION", "GoalLine", "GoalView", "NodeView", "StageView"]
 
 _STAGE_STATUS = {
     "waiting": TaskStatus.PENDING,
@@ -36,168 +50,7 @@ _STAGE_STATUS = {
 }
 _GOAL_STATUS = {"done": TaskStatus.COMPLETED, "failed": TaskStatus.FAILED, "cancelled": TaskStatus.CANCELLED}
 _UNTOUCHED = {"waiting", "ready", "published"}
-
-
-@dataclass(frozen=True)
-class StageView:
-    """One stage as a user sees it.
-
-    Args:
-        state: The inner state (``waiting ready published claimed done failed skipped cancelled dead``).
-        queue_time_ms: From ready to started.
-        wall_time_ms: From started to ended.
-        where: The node and process that ran it, as ``pid@node``.
-    """
-
-    name: str
-    worker: str
-    tier: str
-    status: TaskStatus
-    state: str
-    attempt: int
-    deliveries: int
-    queued_at: datetime | None
-    started_at: datetime | None
-    ended_at: datetime | None
-    queue_time_ms: int | None
-    wall_time_ms: int | None
-    processing_time_ms: int | None
-    model_used: str | None
-    token_usage: dict[str, int] | None
-    pid: int | None
-    node: UUID | None
-    reason: str | None
-    error: dict[str, Any] | None
-    history: list[dict[str, Any]]
-    output: dict[str, Any] | None
-
-    def timeline(self) -> dict[str, Any]:
-        """Give the stage's entry in a result's ``_timeline``."""
-        return {
-            "stage": self.name,
-            "status": str(self.status),
-            "attempt": self.attempt,
-            "queued_at": _iso(self.queued_at),
-            "started_at": _iso(self.started_at),
-            "ended_at": _iso(self.ended_at),
-            "wall_time_ms": self.wall_time_ms,
-            "queue_time_ms": self.queue_time_ms,
-            "processing_time_ms": self.processing_time_ms,
-            "model_used": self.model_used,
-            "token_usage": self.token_usage,
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the stage, with its output."""
-        return {
-            **self.timeline(),
-            "worker": self.worker,
-            "tier": self.tier,
-            "state": self.state,
-            "deliveries": self.deliveries,
-            "pid": self.pid,
-            "node": str(self.node) if self.node else None,
-            "reason": self.reason,
-            "error": self.error,
-            "history": self.history,
-            "output": self.output,
-        }
-
-
-@dataclass(frozen=True)
-class GoalView:
-    """One goal as a user sees it.
-
-    Args:
-        result: What its ``output`` mapping selects of its finished stages, or all of their outputs, with ``_timeline``.
-    """
-
-    goal_id: UUID
-    name: str
-    kind: str
-    instruction: str
-    context: dict[str, Any]
-    priority: str
-    status: TaskStatus
-    created_at: datetime
-    ended_at: datetime | None
-    error: dict[str, Any] | None
-    stages: tuple[StageView, ...]
-    result: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the goal with its stages."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "goal_id": str(self.goal_id),
-            self.kind: self.name,
-            "instruction": redacted(self.instruction),
-            "context": redacted_json(self.context),
-            "priority": self.priority,
-            "status": str(self.status),
-            "created_at": _iso(self.created_at),
-            "ended_at": _iso(self.ended_at),
-            "error": self.error,
-            "stages": [stage.to_json() for stage in self.stages],
-            "result": self.result,
-        }
-
-
-@dataclass(frozen=True)
-class GoalLine:
-    """One line of a list of goals."""
-
-    goal_id: UUID
-    name: str
-    kind: str
-    status: TaskStatus
-    created_at: datetime
-    ended_at: datetime | None
-    stages_total: int
-    stages_done: int
-    stages_running: int
-    instruction: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the line."""
-        return {
-            "goal_id": str(self.goal_id),
-            self.kind: self.name,
-            "status": str(self.status),
-            "created_at": _iso(self.created_at),
-            "ended_at": _iso(self.ended_at),
-            "stages_total": self.stages_total,
-            "stages_done": self.stages_done,
-            "stages_running": self.stages_running,
-            "instruction": redacted(self.instruction),
-        }
-
-
-@dataclass(frozen=True)
-class NodeView:
-    """One live worker node."""
-
-    hostname: str
-    pid: int
-    pool: str
-    slots: int
-    queues: tuple[str, ...]
-    version: str
-    started_at: datetime
-    seen_at: datetime
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the node."""
-        return {
-            "hostname": self.hostname,
-            "pid": self.pid,
-            "pool": self.pool,
-            "slots": self.slots,
-            "queues": list(self.queues),
-            "version": self.version,
-            "started_at": _iso(self.started_at),
-            "seen_at": _iso(self.seen_at),
-        }
+_MOST_FAILURES = 5  # items of a stage that are told one by one
 
 
 def find(loom: Loom, text: str) -> UUID:
@@ -253,29 +106,31 @@ def goal(loom: Loom, goal_id: UUID) -> GoalView:
     Raises:
         GoalNotFoundError: There is no such goal.
     """
-    row = goals.get(loom.database, goal_id)
-    if row is None:
-        raise GoalNotFoundError(f"there is no goal {goal_id}")
-    stages = tuple(_stage(stage) for stage in goals.stages_of(loom.database, goal_id))
-    return GoalView(
-        goal_id=row.id,
-        name=row.pipeline,
-        kind=row.kind,
-        instruction=row.instruction,
-        context=row.context,
-        priority=str(priority_named(row.priority)),
-        status=_status(row.state, {stage.state for stage in stages}),
-        created_at=row.created_at,
-        ended_at=row.ended_at,
-        error=row.error,
-        stages=stages,
-        result=_result(loom, row, stages),
-    )
+    row = _row(loom, goal_id)
+    plan = loom.plans.get(row.snapshot)
+    return _view(loom, row, plan, goals.stages_of(loom.database, goal_id))
+
+
+def detailed(loom: Loom, goal_id: UUID) -> GoalView:
+    """Read a goal with all that is known of it: items, goals that it contains, tokens, and where its time went.
+
+    What the items of a stage gave is read only if the goal's result needs it: there may be ten thousand.
+
+    Raises:
+        GoalNotFoundError: There is no such goal.
+    """
+    row = _row(loom, goal_id)
+    plan = loom.plans.get(row.snapshot)
+    needed = plan.output.roots if plan.output is not None and row.state == "done" else None
+    view = _view(loom, row, plan, goals.stages_of(loom.database, goal_id, items=needed))
+    stages = tuple(_with_details(loom, goal_id, view.stages))
+    view = replace(view, stages=stages, tokens=_sum([stage.tokens for stage in stages if stage.tokens]))
+    return replace(view, timing=_timing(loom, view, plan))
 
 
 def progress(loom: Loom, goal_id: UUID) -> list[StageView]:
     """Read a goal's stages without their outputs."""
-    return [_stage(stage) for stage in goals.stages_of(loom.database, goal_id, outputs=False)]
+    return [stage_view(stage) for stage in goals.stages_of(loom.database, goal_id, outputs=False)]
 
 
 def listed(loom: Loom, *, limit: int = 20, status: TaskStatus | None = None, name: str | None = None) -> list[GoalLine]:
@@ -326,8 +181,51 @@ def _status(state: str, stage_states: set[str]) -> TaskStatus:
     return TaskStatus.PENDING if stage_states <= _UNTOUCHED else TaskStatus.PROCESSING
 
 
-def _stage(row: Row[Any]) -> StageView:
+def _row(loom: Loom, goal_id: UUID) -> Row[Any]:
+    row = goals.get(loom.database, goal_id)
+    if row is None:
+        raise GoalNotFoundError(f"there is no goal {goal_id}", hint="list them: loomq list")
+    return row
+
+
+def _view(loom: Loom, row: Row[Any], plan: Plan, rows: Sequence[Row[Any]]) -> GoalView:
+    stages = tuple(stage_view(stage, plan.stages.get(stage.name)) for stage in rows)
+    return GoalView(
+        goal_id=row.id,
+        name=row.pipeline,
+        kind=row.kind,
+        instruction=row.instruction,
+        context=row.context,
+        priority=str(priority_named(row.priority)),
+        status=_status(row.state, {stage.state for stage in stages}),
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+        error=row.error,
+        stages=stages,
+        result=_result(loom, row, plan, stages),
+        partial=row.state == "done" and row.error is not None,
+        links=Links(
+            parent=(row.parent_goal, row.parent_stage, row.parent_item) if row.parent_goal else None,
+            rerun_of=row.rerun_of,
+            paused_at=row.paused_at if row.state == "open" else None,
+            admitted_at=row.admitted_at,
+            max_concurrent=row.max_concurrent,
+        ),
+    )
+
+
+def stage_view(row: Row[Any], plan: StagePlan | None = None) -> StageView:
+    """Describe a stage's row, or an item's.
+
+    Args:
+        plan: What its goal's snapshot says of it; without it nothing is said of pipelines and fallbacks.
+    """
     is_retry = row.state in {"ready", "published"} and row.reason == "retry"
+    fallback = None
+    if row.reason == "fallback" and row.state == "done":
+        fallback = "value"
+    elif plan is not None and plan.run_by(row.worker, row.tier) is not plan:
+        fallback = "worker"
     return StageView(
         name=row.name,
         worker=row.worker,
@@ -339,7 +237,7 @@ def _stage(row: Row[Any]) -> StageView:
         queued_at=row.ready_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
-        queue_time_ms=_ms(row.ready_at, row.started_at),
+        queue_time_ms=_ms(_due(row), row.started_at),
         wall_time_ms=_ms(row.started_at, row.ended_at),
         processing_time_ms=row.processing_time_ms,
         model_used=row.model_used,
@@ -350,30 +248,97 @@ def _stage(row: Row[Any]) -> StageView:
         error=row.error,
         history=row.history,
         output=row._mapping.get("output"),  # noqa: SLF001  (SQLAlchemy's public name for it)
+        due_at=row.not_before,
+        fallback=fallback,
+        pipeline=plan.pipeline if plan is not None else None,
+        fan_out=row.fan_out,
+        max_parallel=row.max_parallel,
     )
 
 
-def _result(loom: Loom, row: Row[Any], stages: Sequence[StageView]) -> dict[str, Any]:
+def _due(row: Row[Any]) -> datetime | None:
+    """Give the time from which a stage queued: when it was ready, or when its back-off was over."""
+    ready: datetime | None = row.ready_at
+    last = row.history[-1] if row.history else {}
+    return max(ready, tracks.time_of(last["due_at"])) if ready is not None and last.get("due_at") else ready
+
+
+def _result(loom: Loom, row: Row[Any], plan: Plan, stages: Sequence[StageView]) -> dict[str, Any]:
     outputs = {stage.name: stage.output for stage in stages if stage.state == "done"}
-    if row.kind == "worker":
-        return dict(outputs.get(row.pipeline) or {})
-    timeline = [stage.timeline() for stage in stages]
-    mapping = loom.plans.get(row.snapshot).output
-    if mapping is None or row.state != "done":
-        return {**outputs, "_timeline": timeline}
-    about = {"goal_id": str(row.id), "instruction": row.instruction, "context": row.context}
     finished = {stage.name: {**stage.timeline(), "output": stage.output} for stage in stages if stage.state == "done"}
     try:
-        return {**mapping.apply(about, finished), "_timeline": timeline}
+        found = result_of(plan, about(row), finished) if row.state == "done" or plan.kind == "worker" else outputs
     except PipelineMappingError as error:
-        return {**outputs, "_timeline": timeline, "_output_error": error.to_json()}
+        unread = [stage.name for stage in stages if stage.name in outputs and stage.output is None]
+        again = goals.stages_of(loom.database, row.id, items=unread) if unread else []
+        outputs |= {stage.name: stage.output for stage in again if stage.name in unread}
+        found = {**outputs, "_output_error": error.to_json()}
+    if plan.kind == "worker":
+        return found
+    failed = {stage.name: stage.error for stage in stages if stage.state in {"failed", "dead"}}
+    errors = {"_errors": failed} if row.state == "done" and row.error is not None else {}
+    return {**found, **errors, "_timeline": [stage.timeline() for stage in stages]}
+
+
+def _with_details(loom: Loom, goal_id: UUID, stages: Sequence[StageView]) -> list[StageView]:
+    """Add what items, goals and tokens there are of some stages of a goal."""
+    tokens = details.tokens(loom.database, goal_id)
+    found = [replace(stage, tokens=tokens.get(stage.name)) for stage in stages]
+    fanned = [stage.name for stage in stages if stage.fan_out is not None]
+    items = items_of(loom, goal_id, fanned) if fanned else {}
+    children = children_of(loom, goal_id)
+    return [replace(stage, items=items.get(stage.name), children=children.get(stage.name, ())) for stage in found]
+
+
+def items_of(loom: Loom, goal_id: UUID, names: Collection[str]) -> dict[str, ItemsView]:
+    """Say how the items of stages that fanned out stand, with the first failures."""
+    counts = details.item_counts(loom.database, goal_id)
+    found = {}
+    for name in names:
+        count = counts.get(name, details.ItemCounts(0, 0, 0, 0, 0, 0))
+        failed = (
+            goals.items_of(loom.database, goal_id, name, limit=_MOST_FAILURES, states=("failed", "dead"))
+            if count.failed
+            else []
+        )
+        found[name] = ItemsView(
+            total=count.total,
+            done=count.done,
+            failed=count.failed,
+            running=count.running,
+            skipped=count.skipped,
+            cancelled=count.cancelled,
+            failures=tuple((row.item, row.error or {}) for row in failed),
+        )
+    return found
+
+
+def children_of(loom: Loom, goal_id: UUID) -> dict[str, tuple[ChildView, ...]]:
+    """Name the first goals that are the work of each stage, those that failed before others."""
+    rows = groupby(details.children(loom.database, goal_id), lambda child: child.stage)
+    return {
+        name: tuple(ChildView(one.goal_id, one.pipeline, goal_status(one.state), one.item) for one in some)
+        for name, some in rows
+    }
+
+
+def _timing(loom: Loom, view: GoalView, plan: Plan) -> GoalTiming:
+    fanned = any(stage.fan_out is not None for stage in view.stages)
+    items = details.last_items(loom.database, view.goal_id) if fanned else {}
+    return tracks.goal_timing(
+        view,
+        plan.graph.parents,
+        details.now(loom.database),
+        pauses=details.pauses(loom.database, view.goal_id),
+        last_items={name: stage_view(row) for name, row in items.items()},
+    )
+
+
+def _sum(tokens: Sequence[dict[str, int]]) -> dict[str, int] | None:
+    return {kind: sum(one[kind] for one in tokens) for kind in tokens[0]} if tokens else None
 
 
 def _ms(start: datetime | None, end: datetime | None) -> int | None:
     if start is None or end is None or end < start:
         return None
     return round((end - start).total_seconds() * 1000)
-
-
-def _iso(when: datetime | None) -> str | None:
-    return when.astimezone(UTC).isoformat() if when else None

@@ -240,12 +240,12 @@ class BulkReplay:
     Args:
         replays: One a goal.
         refused: Dead letters that could not be replayed, with why.
-        left: How many dead letters are still meant.
+        left: How many dead letters are still meant; ``None`` if they were named one by one.
     """
 
     replays: tuple[Replay, ...]
     refused: tuple[tuple[str, str], ...]
-    left: int
+    left: int | None = None
 
     @property
     def letters(self) -> int:

@@ -7,17 +7,19 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from loomq.errors import GoalCancelledError, GoalFailedError, WaitTimeoutError
 from loomq.loom import Loom
 from loomq.messages import ModelTier, OrchestratorGoal, TaskPriority, TaskStatus
-from loomq.services import inspect
+from loomq.services import control, events, inspect
+from loomq.services.transcripts import Session
 from loomq.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from uuid import UUID
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
+    from loomq.services.events import GoalEvent
     from loomq.services.inspect import StageView
 
 _POLL_S = 1.0
@@ -93,6 +95,62 @@ class GoalHandle:
         """Wait as ``result`` does, without blocking the event loop."""
         return await asyncio.to_thread(self.result, timeout)
 
+    def events(self, after: int = 0, timeout: float | None = None) -> Iterator[GoalEvent]:
+        """Follow what happens to the goal, from its beginning to its end, or from where somebody stopped.
+
+        Nothing is lost however late or often one begins, and a lost connection is made anew.
+
+        Args:
+            after: The ``seq`` of the last event that is known already.
+            timeout: Seconds without an event after which to give up; ``None`` waits without bound.
+
+        Raises:
+            GoalNotFoundError: The goal is not in the database any more.
+            WaitTimeoutError: Nothing happened for so long; the goal goes on.
+            DatabaseUnavailableError: Postgres stayed away for so long, or did not answer at the start.
+        """
+        return events.followed(self._loom, self.goal_id, after, timeout)
+
+    def aevents(self, after: int = 0, timeout: float | None = None) -> AsyncIterator[GoalEvent]:
+        """Follow as ``events`` does, without blocking the event loop; each reader keeps a thread busy."""
+        return events.afollowed(self._loom, self.goal_id, after, timeout)
+
+    def cancel(self, reason: str = "somebody cancelled it") -> bool:
+        """End the goal: what waits is cancelled, what runs is interrupted, what is finished is kept.
+
+        Returns:
+            False if it had ended before.
+        """
+        return control.cancel(self._loom, self.goal_id, reason=reason)
+
+    def pause(self) -> bool:
+        """Start nothing more of the goal until it is resumed; what runs goes on to its end. False if it has ended."""
+        return control.pause(self._loom, self.goal_id)
+
+    def resume(self) -> bool:
+        """Let the paused goal go on; False if it was not paused, or has ended."""
+        return control.resume(self._loom, self.goal_id)
+
+    def rerun(
+        self, *, start: str | None = None, changes: Mapping[str, Any] | None = None, current: bool = False
+    ) -> GoalHandle:
+        """Run the goal, which has ended, once more as a new one that takes over the results that still stand.
+
+        Args:
+            start: Run this stage and all below it again; ``None`` runs what has no result.
+            changes: Other values for keys of the context, dotted.
+            current: Run the pipeline as the project's files say now; what has changed in them runs again.
+
+        Raises:
+            UnknownNameError: There is no such stage.
+            GoalStateError: The goal still runs, or there is nothing to run again.
+            PipelineValidationError: The new context breaks the pipeline's contract.
+            SubmitUnavailableError: The new goal could not be written down.
+        """
+        return GoalHandle(
+            self._loom, control.rerun(self._loom, self.goal_id, start=start, changes=changes, current=current)
+        )
+
     def _wait(self, timeout: float | None, on_change: Callable[[], None] | None, every_s: float) -> None:
         until = None if timeout is None else time.monotonic() + timeout
         about_us = f"{self.goal_id} "
@@ -117,6 +175,7 @@ def submit_goal(
     priority: TaskPriority | str = TaskPriority.NORMAL,
     idempotency_key: str | None = None,
     deadline: datetime | timedelta | None = None,
+    session: UUID | str | Session | None = None,
     request_id: str | None = None,
     loom: Loom | None = None,
 ) -> GoalHandle:
@@ -131,6 +190,7 @@ def submit_goal(
         priority: ``low``, ``normal``, ``high`` or ``critical``.
         idempotency_key: A second goal with the same key is the first one.
         deadline: When the goal must have ended, or how long it may take.
+        session: The session that it belongs to, or its id; one that is new is made.
         request_id: The caller's own name for this request, kept with the goal.
         loom: Another project than that of the current folder.
 
@@ -148,6 +208,7 @@ def submit_goal(
             priority=TaskPriority(priority),
             idempotency_key=idempotency_key,
             deadline=_deadline(deadline),
+            session_id=_session_id(session),
             request_id=request_id,
         )
     )
@@ -162,6 +223,7 @@ def submit_task(
     priority: TaskPriority | str = TaskPriority.NORMAL,
     idempotency_key: str | None = None,
     deadline: datetime | timedelta | None = None,
+    session: UUID | str | Session | None = None,
     loom: Loom | None = None,
 ) -> GoalHandle:
     """Hand in one task for one worker, as a goal of one stage; arguments and errors as ``submit_goal``.
@@ -179,11 +241,21 @@ def submit_task(
             priority=TaskPriority(priority),
             idempotency_key=idempotency_key,
             deadline=_deadline(deadline),
+            session_id=_session_id(session),
         ),
         worker=worker,
         tier=str(ModelTier(tier)) if tier else None,
     )
     return GoalHandle(home, accepted.goal_id, created=accepted.created)
+
+
+def _session_id(given: UUID | str | Session | None) -> UUID | None:
+    if isinstance(given, Session):
+        return given.session_id
+    try:
+        return UUID(given) if isinstance(given, str) else given
+    except ValueError:
+        raise ValueError(f"a session is given as such, or by its whole id; not as {given!r}") from None
 
 
 def _deadline(given: datetime | timedelta | None) -> datetime | None:

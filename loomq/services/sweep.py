@@ -69,7 +69,7 @@ def sweep_until(loom: Loom, is_over: Event, report: Callable[[dict[str, Any]], o
 
 def _sweeper(loom: Loom) -> Sweeper:
     loom.app.is_node = True  # as patient with its broker as a node
-    return Sweeper(loom.settings, loom.database, loom.app, loom.publisher, uuid7())
+    return Sweeper(loom.settings, loom.database, loom.app, loom.publisher, loom.sequel, uuid7())
 
 
 def leader(loom: Loom) -> Leader | None:

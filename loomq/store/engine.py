@@ -96,6 +96,7 @@ class Database:
         self._is_prepared = False
         self._pid = 0
         self._lock = threading.RLock()
+        self._places = threading.BoundedSemaphore(2 * pool_size)
         self._listener: tuple[int, psycopg.Connection[Any]] | None = None
 
     def pool_connections(self, wanted: bool) -> None:
@@ -122,6 +123,7 @@ class Database:
             return self._engine
 
     def _make_engine(self) -> Engine:
+        self._places = threading.BoundedSemaphore(2 * self._pool_size)
         arguments: dict[str, Any] = {
             "connect_timeout": self._connect_timeout_s,
             "prepare_threshold": None,  # prepared statements break behind a pooler in transaction mode
@@ -172,7 +174,19 @@ class Database:
         Raises:
             DatabaseUnavailableError, SchemaOutdatedError: As ``begin``.
         """
-        until = None if within_s is None else time.monotonic() + within_s
+        if within_s is None:
+            return self._call(statement, parameters, None)
+        until = time.monotonic() + within_s
+        self.engine  # noqa: B018  (makes this process's places)
+        places = self._places
+        if not places.acquire(timeout=within_s):
+            raise self._unavailable(TimeoutError("every connection waits for an answer"))
+        try:
+            return self._call(statement, parameters, until)
+        finally:
+            places.release()
+
+    def _call(self, statement: str, parameters: Mapping[str, Any], until: float | None) -> list[Any]:
         for is_last in (False, False, True):
             before = _answer_until.set(until)
             try:

@@ -6,14 +6,17 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, func, literal, select
+from sqlalchemy import Row, case, func, literal, null, select
+from sqlalchemy.dialects.postgresql import JSONB
 
 from loomq.store.tables import goals, idempotency_keys, specs, stages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
     from uuid import UUID
+
+    from sqlalchemy import ColumnElement
 
     from loomq.store.engine import Database
 
@@ -23,7 +26,13 @@ _SUBMIT_WITHIN_S = 2.5  # with a connection attempt of 2 s on top, a submit is a
 
 @dataclass(frozen=True, slots=True)
 class NewStage:
-    """A stage as submit writes it; ``state`` is ``waiting``, ``ready`` or ``published``."""
+    """A stage as submit writes it.
+
+    Args:
+        state: ``waiting``, ``ready``, ``published``, or ``done`` or ``skipped`` as an earlier goal left it.
+        needs: Those of ``reads`` that the mapping cannot do without.
+        fallback: ``{"output": …}``, or another worker: ``{"worker", "tier", "timeout_s", "max_retries"}``.
+    """
 
     name: str
     worker: str
@@ -36,6 +45,8 @@ class NewStage:
     timeout_s: float
     max_retries: int
     not_before: str | None = None
+    needs: tuple[str, ...] = ()
+    fallback: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Describe the row."""
@@ -44,7 +55,16 @@ class NewStage:
 
 @dataclass(frozen=True, slots=True)
 class NewGoal:
-    """A goal as submit writes it."""
+    """A goal as submit writes it.
+
+    Args:
+        on_failure: ``fail``, or ``continue_partial`` where other stages go on.
+        timeout_s: From its start to its deadline.
+        max_concurrent: How many goals of its pipeline may be under way; one too many waits.
+        parent: The stage whose work it is: goal, name, item.
+        is_newer: Whether nodes of the first release would run it wrongly.
+        rerun_of: The goal whose results its ``done`` and ``skipped`` stages take over.
+    """
 
     id: UUID
     pipeline: str
@@ -59,10 +79,19 @@ class NewGoal:
     budget: dict[str, Any] | None = None
     task_id: str | None = None
     canvas: dict[str, Any] | None = None
+    on_failure: str = "fail"
+    timeout_s: float | None = None
+    max_concurrent: int | None = None
+    parent: tuple[UUID, str, int] | None = None
+    rerun_of: UUID | None = None
+    is_newer: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Describe the row."""
-        found = {name: getattr(self, name) for name in self.__slots__}
+        found = {name: getattr(self, name) for name in self.__slots__ if name != "parent"}
+        if self.parent:
+            found |= {"parent_goal": str(self.parent[0]), "parent_stage": self.parent[1], "parent_item": self.parent[2]}
+        found["rerun_of"] = str(self.rerun_of) if self.rerun_of else None
         found["id"] = str(self.id)
         found["session_id"] = str(self.session_id) if self.session_id else None
         found["deadline"] = self.deadline.isoformat() if self.deadline else None
@@ -96,7 +125,7 @@ def submit(
         "hash": snapshot,
         "body": None if snapshot in known_snapshots else json.dumps(body),
     }
-    statement = "SELECT * FROM loomq_submit(%(goal)s, %(stages)s, %(key)s, %(hash)s, %(body)s)"
+    statement = "SELECT * FROM loomq_submit_2(%(goal)s, %(stages)s, %(key)s, %(hash)s, %(body)s)"
     outcome, goal_id = database.call(statement, parameters, within_s=_SUBMIT_WITHIN_S)[0]
     if outcome == "spec_missing":
         parameters["body"] = json.dumps(body)
@@ -119,6 +148,27 @@ def end(database: Database, goal_id: UUID, state: str, error: dict[str, Any]) ->
         {"goal": goal_id, "state": state, "error": json.dumps(error)},
     )
     return bool(rows[0][0])
+
+
+def admit(database: Database, pipeline: str) -> list[UUID]:
+    """Let waiting goals of a pipeline go, as many as it may have under way; gives those that went."""
+    return [row[0] for row in database.call("SELECT loomq_admit(%(pipeline)s)", {"pipeline": pipeline})]
+
+
+def waiting_pipelines(database: Database) -> list[str]:
+    """Name the pipelines that have goals waiting to be admitted."""
+    rows = database.call("SELECT DISTINCT pipeline FROM goals WHERE state = 'open' AND admitted_at IS NULL", {})
+    return [row[0] for row in rows]
+
+
+def pause(database: Database, goal_id: UUID) -> bool:
+    """Start nothing more of a goal and of its parts; False if it has ended."""
+    return bool(database.call("SELECT loomq_pause(%(goal)s)", {"goal": goal_id})[0][0])
+
+
+def resume(database: Database, goal_id: UUID) -> bool:
+    """Let a paused goal go on; False if it was not paused, or has ended."""
+    return bool(database.call("SELECT loomq_resume(%(goal)s)", {"goal": goal_id})[0][0])
 
 
 def end_overdue(database: Database, limit: int = 100) -> list[UUID]:
@@ -186,7 +236,7 @@ def states(database: Database, goal_id: UUID) -> tuple[str, set[str]] | None:
     """Read a goal's state and the states of its stages, in one query; ``None`` if there is no such goal."""
     query = (
         select(goals.c.state, func.array_agg(func.distinct(stages.c.state)))
-        .join_from(goals, stages, stages.c.goal_id == goals.c.id)
+        .join_from(goals, stages, (stages.c.goal_id == goals.c.id) & (stages.c.item == -1))
         .where(goals.c.id == goal_id)
         .group_by(goals.c.state)
     )
@@ -195,16 +245,35 @@ def states(database: Database, goal_id: UUID) -> tuple[str, set[str]] | None:
     return (found[0], set(found[1])) if found else None
 
 
-def stages_of(database: Database, goal_id: UUID, *, outputs: bool = True) -> list[Row[Any]]:
-    """Read a goal's stages in the order in which they became ready.
+def stages_of(
+    database: Database, goal_id: UUID, *, outputs: bool = True, items: Collection[str] | None = None
+) -> list[Row[Any]]:
+    """Read a goal's stages in the order in which they became ready; items of a fan-out are not among them.
 
     Args:
         outputs: False leaves their outputs in the database.
+        items: Of which stages that fanned out their items' outputs are read; ``None`` is all of them.
     """
-    columns = [column for column in stages.c if outputs or column.name != "output"]
-    query = select(*columns).where(stages.c.goal_id == goal_id)
+    columns: list[ColumnElement[Any]] = [column for column in stages.c if column.name != "output"]
+    if outputs:
+        whole = func.loomq_items(stages.c.goal_id, stages.c.name, type_=JSONB)
+        unread = None if items is None else stages.c.name.not_in(items)
+        cases = [(stages.c.fan_out.is_(None), stages.c.output), *([] if unread is None else [(unread, null())])]
+        columns.append(case(*cases, else_=whole).label("output"))
+    query = select(*columns).where(stages.c.goal_id == goal_id, stages.c.item == -1)
     with database.reading() as connection:
         return list(connection.execute(query.order_by(stages.c.ready_at.asc().nulls_last(), stages.c.name)))
+
+
+def items_of(
+    database: Database, goal_id: UUID, name: str, *, limit: int = 20, states: Sequence[str] = ()
+) -> list[Row[Any]]:
+    """Read the first items of a stage that fanned out, maybe only those in some states."""
+    query = select(stages).where(stages.c.goal_id == goal_id, stages.c.name == name, stages.c.item >= 0)
+    if states:
+        query = query.where(stages.c.state.in_(states))
+    with database.reading() as connection:
+        return list(connection.execute(query.order_by(stages.c.item).limit(limit)))
 
 
 def listed(
@@ -223,7 +292,7 @@ def listed(
             func.count().filter(stages.c.state.in_(("done", "skipped"))).label("stages_done"),
             func.count().filter(stages.c.state == "claimed").label("stages_running"),
         )
-        .where(stages.c.goal_id == chosen.c.id)
+        .where(stages.c.goal_id == chosen.c.id, stages.c.item == -1)
         .lateral()
     )
     query = select(chosen, counts).join_from(chosen, counts, literal(value=True)).order_by(chosen.c.id.desc())

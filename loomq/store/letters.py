@@ -6,6 +6,7 @@ dropped.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,17 @@ from loomq.store.stages import StageKey
 from loomq.store.tables import audit, goals, stages
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
     from uuid import UUID
 
     from loomq.store.engine import Database
+
+# The functions know an input only once somebody has edited it.
+_REMEMBER = """
+UPDATE audit SET detail = detail || %(before)s::jsonb
+WHERE id = %(request)s AND detail -> 'payload_before' = 'null'::jsonb
+"""
 
 # Spelled out, not bound: only so does the partial index serve.
 _IS_LETTER = sql_text("stages.state IN ('failed', 'dead') AND stages.dropped_at IS NULL")
@@ -134,6 +142,7 @@ def replayable(database: Database, wanted: LetterFilter, limit: int) -> list[Sta
     letters = (
         _letters(stages.c.goal_id, stages.c.name, stages.c.item, stages.c.ended_at, place, wanted=wanted)
         .where(goals.c.state == "failed", goals.c.leaves_left > 0)
+        .where(goals.c.on_failure == "fail", goals.c.parent_goal.is_(None))
         .subquery()
     )
     query = select(letters.c.goal_id, letters.c.name, letters.c.item).where(letters.c.place == 1)
@@ -165,16 +174,40 @@ def trail(database: Database, *, goal_id: UUID | None = None, message: UUID | No
         return [Deed(*row) for row in connection.execute(query.where(or_(*about)).order_by(audit.c.at))]
 
 
-def replay(database: Database, key: StageKey, *, actor: str, request: UUID, payload: str | None = None) -> Verdict:
+def look(database: Database, key: StageKey) -> Verdict:
+    """Say what a replay or a drop would find: ``letter``, or what stands in its way as ``Verdict.outcome`` has it."""
+    rows = database.call("SELECT * FROM loomq_hold_letter(%(goal)s, %(name)s, %(item)s)", key.parameters())
+    return Verdict(*rows[0])
+
+
+def known(database: Database, field: str) -> list[str]:
+    """List the workers (``worker``) or the types of error (``error_type``) that dead letters have."""
+    column = {"worker": stages.c.worker, "error_type": stages.c.error["type"].astext}[field]
+    with database.reading() as connection:
+        return sorted(filter(None, connection.scalars(select(column).where(_IS_LETTER).distinct())))
+
+
+def replay(
+    database: Database,
+    key: StageKey,
+    *,
+    actor: str,
+    request: UUID,
+    payload: str | None = None,
+    before: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Set a dead letter and its goal going again; publishing is the caller's, or later the sweeper's.
 
     Args:
         request: The id of this request and of its audit row; the same one may ask twice.
         payload: An input as JSON text, in place of the present one.
+        before: What the audit row tells of the present one, if nobody has edited it yet.
     """
-    rows = database.call(
+    rows = _change(
+        database,
         "SELECT * FROM loomq_replay(%(goal)s, %(name)s, %(item)s, %(payload)s, %(actor)s, %(request)s)",
         {**key.parameters(), "payload": payload, "actor": actor, "request": request},
+        before,
     )
     outcome, state, going = rows[0]
     if outcome != "replayed":
@@ -188,11 +221,21 @@ def replay(database: Database, key: StageKey, *, actor: str, request: UUID, payl
     )
 
 
-def edit(database: Database, key: StageKey, *, actor: str, request: UUID, payload: str) -> Verdict:
-    """Put another input, as JSON text, in place of a dead letter's; ``request`` as for ``replay``."""
-    rows = database.call(
+def edit(
+    database: Database,
+    key: StageKey,
+    *,
+    actor: str,
+    request: UUID,
+    payload: str,
+    before: Mapping[str, Any] | None = None,
+) -> Verdict:
+    """Put another input, as JSON text, in place of a dead letter's; ``request`` and ``before`` as for ``replay``."""
+    rows = _change(
+        database,
         "SELECT * FROM loomq_edit(%(goal)s, %(name)s, %(item)s, %(payload)s, %(actor)s, %(request)s)",
         {**key.parameters(), "payload": payload, "actor": actor, "request": request},
+        before,
     )
     return Verdict(*rows[0])
 
@@ -204,6 +247,17 @@ def drop(database: Database, key: StageKey, *, actor: str, request: UUID) -> Ver
         {**key.parameters(), "actor": actor, "request": request},
     )
     return Verdict(*rows[0])
+
+
+def _change(
+    database: Database, statement: str, parameters: Mapping[str, Any], before: Mapping[str, Any] | None
+) -> list[Any]:
+    if before is None:
+        return database.call(statement, parameters)
+    with database.begin() as connection:
+        rows = list(connection.exec_driver_sql(statement, dict(parameters)))
+        connection.exec_driver_sql(_REMEMBER, {"before": json.dumps(before), "request": parameters["request"]})
+    return rows
 
 
 def _letters(*columns: Any, wanted: LetterFilter) -> Select[Any]:

@@ -150,6 +150,12 @@ def get(database: Database, message_id: UUID) -> Malformed | None:
     return Malformed(*rows[0]) if rows else None
 
 
+def find_by_prefix(database: Database, prefix: str) -> list[UUID]:
+    """Find up to ten kept messages whose id begins so, newest first."""
+    statement = "SELECT id FROM malformed WHERE id::text LIKE %(prefix)s || '%%' ORDER BY id DESC LIMIT 10"
+    return [row[0] for row in database.call(statement, {"prefix": prefix})]
+
+
 def count(database: Database) -> int:
     """Count the messages that nobody has dropped."""
     return int(database.call("SELECT count(*) FROM malformed WHERE dropped_at IS NULL", {})[0][0])

@@ -76,6 +76,8 @@ WITH chosen AS MATERIALIZED (
 ), gone_stages AS (
     DELETE FROM stages s USING chosen c WHERE s.goal_id = c.id
     RETURNING c.state = 'failed' AND s.state IN ('failed', 'dead') AND s.dropped_at IS NULL AS is_letter
+), gone_events AS (
+    DELETE FROM events e USING chosen c WHERE e.goal_id = c.id
 ), gone_keys AS (
     DELETE FROM idempotency_keys k USING chosen c WHERE k.key = c.idempotency_key AND k.goal_id = c.id
 ), gone AS (

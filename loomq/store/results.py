@@ -32,21 +32,6 @@ def drop(database: Database, task_id: str) -> None:
     database.call("DELETE FROM task_results WHERE task_id = %(id)s", {"id": task_id})
 
 
-def drop_older(database: Database, older_s: float) -> None:
-    """Forget results and finished chords older than this."""
-    with database.begin() as connection:
-        connection.exec_driver_sql(
-            "DELETE FROM task_results WHERE created_at < clock_timestamp() - make_interval(secs => %(older)s)",
-            {"older": older_s},
-        )
-        connection.exec_driver_sql(
-            "WITH gone AS (DELETE FROM chords WHERE created_at < clock_timestamp() - make_interval(secs => %(older)s)"
-            " RETURNING group_id)"
-            " DELETE FROM chord_parts p USING gone WHERE p.group_id = gone.group_id",
-            {"older": older_s},
-        )
-
-
 def open_chord(database: Database, group_id: str, body: dict[str, Any]) -> None:
     """Keep a chord's body, before its header is sent."""
     database.call(

@@ -49,7 +49,10 @@ class Claim:
     """A stage in hand, with what it needs to run.
 
     Args:
+        worker: Who runs it, which is a fallback's if the first choice has failed.
         payload: An input that somebody has put in place of the mapped one, or ``None``.
+        element: What an item of a ``for_each`` stands for.
+        parent: The stage that the goal is the work of.
     """
 
     key: StageKey
@@ -65,18 +68,22 @@ class Claim:
     timeout_s: float
     max_retries: int
     inputs: dict[str, dict[str, Any]]
+    worker: str
     tier: str
     payload: dict[str, Any] | None
+    element: Any
+    parent: StageKey | None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a completion led to.
+    """What the end of a stage, or of an attempt at it, led to.
 
     Args:
-        verdict: ``accepted``, ``repeated`` (the same call had been committed) or ``fenced`` (the stage was taken back).
-        published: Children that became ready and that the caller must now publish, or that its message carries.
-        held: Children that became ready and wait in the database for room on their queue.
+        verdict: ``accepted``, ``repeated`` (the same call had been committed) or ``fenced`` (the stage was taken back);
+            of a failure ``retried``, ``fallback``, ``continued``, ``ended`` or ``fenced``.
+        published: Stages that became ready and that the caller must now publish, or that its message carries.
+        held: Stages that became ready and wait in the database for room on their queue.
         backlog: Whether more work waits for the same route as this stage's.
         chord_full: Whether this was the last part of a user's chord.
     """
@@ -85,8 +92,16 @@ class Outcome:
     published: tuple[str, ...]
     held: tuple[str, ...]
     goal_ended: bool
-    backlog: bool
-    chord_full: bool
+    backlog: bool = False
+    chord_full: bool = False
+
+    @classmethod
+    def of(cls, row: Any) -> Outcome:
+        """Read the row that a function of the store answers with."""
+        verdict, ready, *rest = row
+        published = tuple(child["name"] for child in ready if child["state"] == "published")
+        held = tuple(child["name"] for child in ready if child["state"] == "ready")
+        return cls(verdict, published, held, *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +114,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A claimed stage and the process that holds it."""
+    """A claimed stage and the process that holds it.
+
+    Args:
+        is_wanted: Whether its goal is still open, and for an item whether its stage is.
+    """
 
     pid: int
     token: UUID
     key: StageKey
+    is_wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +139,7 @@ class Due:
 def claim(database: Database, key: StageKey, token: UUID, place: Place, lease_s: float) -> Claim | None:
     """Take a stage that is due; ``None`` if it is not, or no longer, there to take."""
     rows = database.call(
-        "SELECT * FROM loomq_claim_2("
+        "SELECT * FROM loomq_claim_3("
         "%(goal)s, %(name)s, %(item)s, %(token)s, %(node)s, %(pid)s, %(message)s, %(lease)s)",
         {
             **key.parameters(),
@@ -130,7 +150,11 @@ def claim(database: Database, key: StageKey, token: UUID, place: Place, lease_s:
             "lease": lease_s,
         },
     )
-    return Claim(key, token, *rows[0]) if rows else None
+    if not rows:
+        return None
+    *found, goal_id, name, item = rows[0]
+    parent = StageKey(goal_id, name, item) if goal_id else None
+    return Claim(*(key, token, *found, parent))
 
 
 def complete(
@@ -156,8 +180,8 @@ def complete(
         part: The stage's place in a user's chord, if it is in one.
     """
     rows = database.call(
-        "SELECT * FROM loomq_complete(%(goal)s, %(name)s, %(item)s, %(token)s, %(output)s, %(model)s, %(tokens)s,"
-        " %(ms)s, %(room)s, %(carried)s, %(chord)s, %(position)s)",
+        "SELECT * FROM loomq_complete_2(%(goal)s, %(name)s, %(item)s, %(token)s, 'done', %(output)s, %(model)s,"
+        " %(tokens)s, %(ms)s, NULL, %(room)s, %(carried)s, %(chord)s, %(position)s)",
         {
             **key.parameters(),
             "token": token,
@@ -171,10 +195,7 @@ def complete(
             "position": part.position if part else None,
         },
     )
-    verdict, ready, ended, backlog, full = rows[0]
-    published = tuple(child["name"] for child in ready if child["state"] == "published")
-    held = tuple(child["name"] for child in ready if child["state"] == "ready")
-    return Outcome(verdict, published, held, ended, backlog, full)
+    return Outcome.of(rows[0])
 
 
 def fail(
@@ -185,13 +206,14 @@ def fail(
     error: dict[str, Any],
     retryable: bool,
     delay_s: float = 0.0,
-) -> str:
-    """Record a failure; gives ``retried``, ``ended`` (the goal has failed) or ``fenced``."""
+) -> Outcome:
+    """Record a failure: another attempt, the stage's fallback, or the goal's way with failures."""
     rows = database.call(
-        "SELECT loomq_fail(%(goal)s, %(name)s, %(item)s, %(token)s, %(error)s, %(retryable)s, %(delay)s, false)",
+        "SELECT * FROM loomq_fail_2(%(goal)s, %(name)s, %(item)s, %(token)s, %(error)s, %(retryable)s, %(delay)s,"
+        " false)",
         {**key.parameters(), "token": token, "error": json.dumps(error), "retryable": retryable, "delay": delay_s},
     )
-    return str(rows[0][0])
+    return Outcome.of(rows[0])
 
 
 def release(database: Database, key: StageKey, token: UUID, reason: str) -> bool:
@@ -221,9 +243,13 @@ def extend(database: Database, node: UUID, pids: Sequence[int], lease_s: float, 
 def held_by(database: Database, node: UUID) -> list[Held]:
     """List a node's claimed stages."""
     rows = database.call(
-        "SELECT pid, token, goal_id, name, item FROM stages WHERE state = 'claimed' AND node = %(node)s", {"node": node}
+        "SELECT s.pid, s.token, s.goal_id, s.name, s.item, g.state = 'open' AND (s.item < 0 OR EXISTS ("
+        "SELECT 1 FROM stages w WHERE w.goal_id = s.goal_id AND w.name = s.name AND w.item = -1"
+        " AND w.state IN ('ready', 'published', 'claimed')))"
+        " FROM stages s JOIN goals g ON g.id = s.goal_id WHERE s.state = 'claimed' AND s.node = %(node)s",
+        {"node": node},
     )
-    return [Held(pid, token, StageKey(*key)) for pid, token, *key in rows]
+    return [Held(pid, token, StageKey(*key), is_wanted) for pid, token, *key, is_wanted in rows]
 
 
 def take_back(

@@ -22,6 +22,8 @@ class Survey:
         chords: Whether a user's chord is open that might be full.
         calls: Whether what follows an ended raw call may not have been sent.
         ready: The (worker, tier) routes that have due stages.
+        unheard: Whether a stage has not heard of the end of the goal that was its work.
+        waiting: Pipelines that have goals waiting to be admitted.
         published: The age of the oldest published stage of each worker, tier and priority, in seconds.
     """
 
@@ -32,6 +34,8 @@ class Survey:
     calls: bool
     ready: frozenset[tuple[str, str]]
     published: Mapping[tuple[str, str, int], float]
+    unheard: bool
+    waiting: tuple[str, ...]
 
 
 def survey(database: Database, stale_s: float) -> Survey:
@@ -40,8 +44,8 @@ def survey(database: Database, stale_s: float) -> Survey:
     Args:
         stale_s: For how long a chord or a call is somebody else's business.
     """
-    rows = database.call("SELECT * FROM loomq_survey(%(stale)s)", {"stale": stale_s})
-    uptime_s, expired, overdue, chords, calls, ready, published = rows[0]
+    rows = database.call("SELECT * FROM loomq_survey_2(%(stale)s)", {"stale": stale_s})
+    uptime_s, expired, overdue, chords, calls, ready, published, unheard, waiting = rows[0]
     return Survey(
         uptime_s,
         expired,
@@ -50,4 +54,6 @@ def survey(database: Database, stale_s: float) -> Survey:
         calls,
         ready=frozenset((worker, tier) for worker, tier in ready),
         published={(worker, tier, priority): float(age_s) for worker, tier, priority, age_s in published},
+        unheard=unheard,
+        waiting=tuple(waiting),
     )

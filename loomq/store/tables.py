@@ -6,9 +6,12 @@ A test compares this picture with a migrated database.
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Double,
+    ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -18,7 +21,7 @@ from sqlalchemy import (
     Text,
     Uuid,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, TSVECTOR
 
 metadata = MetaData()
 
@@ -58,8 +61,39 @@ goals = Table(
     Column("error", JSONB),
     _time("created_at", nullable=False),
     _time("ended_at"),
+    Column("on_failure", Text, nullable=False),
+    Column("timeout_s", Double),
+    Column("max_concurrent", Integer),
+    _time("admitted_at"),
+    _time("paused_at"),
+    Column("parent_goal", Uuid),
+    Column("parent_stage", Text),
+    Column("parent_item", Integer),
+    Column("rerun_of", Uuid),
+    Column("is_newer", Boolean, nullable=False),
+    _time("watched_until"),
     postgresql_partition_by="RANGE (id)",
 )
+Index(
+    "goals_waiting",
+    goals.c.pipeline,
+    goals.c.priority.desc(),
+    goals.c.id,
+    postgresql_where=(goals.c.state == "open") & goals.c.admitted_at.is_(None),
+)
+Index(
+    "goals_limited",
+    goals.c.pipeline,
+    goals.c.id,
+    postgresql_where=(goals.c.state == "open") & goals.c.max_concurrent.is_not(None),
+)
+Index(
+    "goals_admitted",
+    goals.c.pipeline,
+    postgresql_where=(goals.c.state == "open") & goals.c.max_concurrent.is_not(None) & goals.c.admitted_at.is_not(None),
+)
+Index("goals_children", goals.c.parent_goal, postgresql_where=goals.c.parent_goal.is_not(None))
+Index("goals_session", goals.c.session_id, goals.c.id, postgresql_where=goals.c.session_id.is_not(None))
 Index("goals_open", goals.c.id, postgresql_where=goals.c.state == "open")
 Index("goals_follows", goals.c.ended_at, postgresql_where=goals.c.follows)
 Index(
@@ -112,6 +146,13 @@ stages = Table(
     Column("history", JSONB, nullable=False),
     Column("payload", JSONB),
     _time("dropped_at"),
+    Column("needs", ARRAY(Text), nullable=False),
+    Column("fallback", JSONB),
+    Column("fan_out", Integer),
+    Column("max_parallel", Integer),
+    Column("released", Integer),
+    Column("tolerant", Boolean, nullable=False),
+    Column("element", JSONB),
     postgresql_partition_by="RANGE (goal_id)",
 )
 Index(
@@ -228,3 +269,47 @@ audit = Table(
     Column("detail", JSONB, nullable=False),
 )
 Index("audit_goal", audit.c.goal_id, postgresql_where=audit.c.goal_id.is_not(None))
+
+events = Table(
+    "events",
+    metadata,
+    Column("goal_id", Uuid, primary_key=True),
+    Column("xid", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _time("at", nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("stage", Text),
+    Column("item", Integer),
+    Column("detail", JSONB),
+    postgresql_partition_by="RANGE (goal_id)",
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("title", Text, nullable=False),
+    _time("created_at", nullable=False),
+    _time("updated_at", nullable=False),
+)
+Index("sessions_updated", sessions.c.updated_at.desc())
+
+session_messages = Table(
+    "session_messages",
+    metadata,
+    Column("session_id", Uuid, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", BigInteger, Identity(always=True), primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("goal_id", Uuid),
+    _time("at", nullable=False),
+    Column("words", TSVECTOR, nullable=False),
+)
+Index(
+    "session_messages_goal",
+    session_messages.c.goal_id,
+    session_messages.c.role,
+    unique=True,
+    postgresql_where=session_messages.c.goal_id.is_not(None),
+)
+Index("session_messages_words", session_messages.c.words, postgresql_using="gin")

@@ -9,15 +9,24 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from loomq.errors import SoftDeadline
+from loomq.errors import LeaseLost, SoftDeadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+#: Tells a pool child that the goal of what it runs has ended; it arrives at any time, also between two stages.
+INTERRUPTION = signal.SIGUSR2
+
+
+def ignore_interruptions() -> None:
+    """Let interruptions pass that come while this process runs no stage; unhandled they would end it."""
+    signal.signal(INTERRUPTION, signal.SIG_IGN)
+
+
 @contextmanager
 def soft_deadline(timeout_s: float) -> Iterator[None]:
-    """Raise ``SoftDeadline`` in the block when its time is up.
+    """Raise ``SoftDeadline`` in the block when its time is up, and ``LeaseLost`` when it is interrupted.
 
     Only the main thread can be interrupted so; elsewhere (Celery's threads pool) the block runs on, and its late
     result is refused by its token.
@@ -29,13 +38,19 @@ def soft_deadline(timeout_s: float) -> Iterator[None]:
     def ring(*_: Any) -> None:
         raise SoftDeadline(f"interrupted after {timeout_s:g} s")
 
+    def interrupt(*_: Any) -> None:
+        raise LeaseLost("the goal has ended")
+
     before = signal.signal(signal.SIGALRM, ring)
+    unheard = signal.signal(INTERRUPTION, interrupt) if signal.getsignal(INTERRUPTION) == signal.SIG_IGN else None
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if unheard is not None:
+            signal.signal(INTERRUPTION, unheard)
 
 
 @contextmanager

@@ -76,6 +76,11 @@ class WorkerRuntime:
         self._grace_s = grace_s
         self._own_process = own_process
 
+    @property
+    def has_own_process(self) -> bool:
+        """Whether this process may be ended for a task that does not stop."""
+        return self._own_process()
+
     def run(self, job: Job) -> Done:
         """Run one task to its end.
 
@@ -93,7 +98,7 @@ class WorkerRuntime:
             )
         started = time.monotonic()
         with (
-            hard_deadline(job.timeout_s + self._grace_s, own_process=self._own_process()),
+            hard_deadline(job.timeout_s + self._grace_s, own_process=self.has_own_process),
             soft_deadline(job.timeout_s),
         ):
             found = self._work(job, payload)

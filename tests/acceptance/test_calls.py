@@ -15,8 +15,9 @@ from loomq.ids import uuid7
 from loomq.messages import OrchestratorGoal, TaskStatus
 from loomq.runs.submit import Call
 from loomq.services import inspect
+from loomq.services.dead_letters import edit_dead_letter, list_dead_letters
 from loomq.services.submit import submit_goal
-from loomq.store import goals, stages
+from loomq.store import goals, malformed, stages
 from loomq.testing import wait_until
 
 NODE = ("-P", "threads", "-c", "4")
@@ -128,6 +129,34 @@ def test_send_task_from_an_app_that_knows_nothing_of_loomq_is_a_goal_too(shop):
     outside.close()
     assert shop.loom.app.AsyncResult(sent.id).get(timeout=30) == {"got": {"from": "outside"}}
     assert goals.find_by_key(shop.loom.database, f"task:{sent.id}") is not None
+
+
+def test_a_call_from_outside_that_no_goal_can_be_made_of_is_kept_with_its_reason(shop):
+    outside = Celery("outside", broker=shop.project.settings_given["broker_url"])
+    outside.conf.broker_transport_options = {"queue_order_strategy": "priority", "priority_steps": [0, 3, 6, 9]}
+    two = outside.send_task("loomq.worker.echo", args=[1, 2], queue="echo.local")
+    large = outside.send_task("loomq.worker.echo", args=[{"text": "x" * 300_000}], queue="echo.local")
+    outside.close()
+    for sent, reason in ((two, "called with 2 positional arguments"), (large, "at most 262,144 are kept")):
+        with pytest.raises(Exception, match=reason):
+            shop.loom.app.AsyncResult(sent.id).get(timeout=30)
+        (kept,) = [one for one in malformed.listed(shop.loom.database, 10) if reason in one.reason]
+        assert (kept.queue, kept.properties["headers"]["id"]) == ("echo.local", sent.id)
+    assert malformed.get(shop.loom.database, kept.id).body.startswith(b'[[{"text": "xxx')
+
+
+def test_a_call_from_outside_that_breaks_the_contract_is_a_dead_letter_that_can_be_edited(shop):
+    outside = Celery("outside", broker=shop.project.settings_given["broker_url"])
+    outside.conf.broker_transport_options = {"queue_order_strategy": "priority", "priority_steps": [0, 3, 6, 9]}
+    sent = outside.send_task("loomq.worker.strict", args=[{"m": 1}], queue="strict.local")
+    outside.close()
+    with pytest.raises(Exception, match="breaks its contract"):
+        shop.loom.app.AsyncResult(sent.id).get(timeout=30)
+    goal_id = goals.find_by_key(shop.loom.database, f"task:{sent.id}")
+    (letter,) = list_dead_letters(goal_id=goal_id, loom=shop.loom)
+    assert letter.error_type == "PipelineValidationError"
+    edit_dead_letter(letter.id, {"n": 1}, loom=shop.loom)
+    assert wait_until(lambda: shop.loom.app.AsyncResult(sent.id).state == "SUCCESS", "the replay")
 
 
 def test_the_same_task_id_twice_runs_once(shop, tmp_path):

@@ -11,7 +11,8 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from loomq.services import inspect
+from loomq.services import inspect, nodes
+from loomq.store import goals
 from loomq.testing import wait_until
 
 CODE = """
@@ -133,6 +134,27 @@ def test_an_interrupted_run_ends_with_130_and_leaves_no_worker(shop, loom, loomq
     assert f"interrupted: goal {goal_id} has not ended" in err
     assert f"loomq show {goal_id}" in err
     assert loomq.leftovers() == []
+
+
+class _Leaving:
+    """A node at hand whose user presses Ctrl-C, and whose last work ends the goal."""
+
+    def __init__(self, loom, queues, concurrency, *, wanted):
+        self._loom = loom
+
+    def look(self):
+        raise KeyboardInterrupt
+
+    def stop(self, grace_s=None):
+        (line,) = inspect.listed(self._loom)
+        assert goals.end(self._loom.database, line.goal_id, "failed", {"type": "X", "message": "it was too late"})
+
+
+def test_a_goal_that_ends_while_an_interrupted_run_stops_its_node_shows_its_outcome(shop, loomq, monkeypatch):
+    monkeypatch.setattr(nodes, "NodeAtHand", _Leaving)
+    _, err = loomq("run", "count", code=1)
+    assert "failed: it was too late" in err
+    assert "has not ended" not in err
 
 
 def test_on_a_terminal_there_is_a_live_table_with_colours(shop, loomq, start_node):

@@ -41,23 +41,81 @@ def several(item: dict[str, Any]) -> dict[str, Any]:
 
 ANY = {}
 STAGE = {"type": "object", "required": ["stage", "worker", "tier", "status", "attempt", "output", "error"]}
+LINKS = {"parent": ANY, "rerun_of": MAYBE, "paused_at": MAYBE, "admitted_at": MAYBE, "waits_for_turn": BOOL}
+TIMING = shape(
+    makespan_ms=NUMBER, critical_path=several(TEXT), critical_path_ms={"type": "object"},
+    totals_ms={"type": "object"}, stages={"type": "object"},
+)  # fmt: skip
 GOAL = shape(
     schema_version={"const": 1}, goal_id=TEXT, pipeline=TEXT, instruction=TEXT, context={"type": "object"},
-    priority=TEXT, status={"enum": ["completed"]}, created_at=TEXT, ended_at=TEXT, error={"type": "null"},
-    stages=several(STAGE), result={"type": "object"},
+    priority=TEXT, status={"enum": ["completed"]}, partial={"const": False}, created_at=TEXT, ended_at=TEXT,
+    error={"type": "null"}, stages=several(STAGE), result={"type": "object"}, tokens=ANY, timing=TIMING, **LINKS,
+)  # fmt: skip
+EXPLAINED = shape(
+    schema_version={"const": 1}, goal_id=TEXT, pipeline=TEXT, status=TEXT, partial=BOOL, error=ANY, tokens=ANY,
+    cost=ANY, stages=several(shape(stage=TEXT, status=TEXT, why=TEXT, items=ANY, children=ANY)), timing=TIMING,
+    **LINKS,
+)  # fmt: skip
+EXPLAINED_STAGE = shape(
+    schema_version={"const": 1}, goal_id=TEXT, pipeline=TEXT, stage={"const": "second"}, item={"type": "null"},
+    status=TEXT, state=TEXT, why=TEXT, worker=TEXT, runs_pipeline=ANY, tier=TEXT, waits_for={"type": "object"},
+    condition=ANY, for_each=ANY, items=ANY, children=ANY, attempts=several({"type": "object"}), timing=ANY,
+    input=shape(value={"type": "object"}, fault=MAYBE, contract=TEXT, errors=ANY, edited=BOOL),
+    output=shape(value={"type": "object"}, fault=MAYBE, contract=TEXT, errors=ANY), fallback={"type": "object"},
+    model_used=ANY, tokens=ANY, cost=ANY, prompt=ANY, prompt_fault=ANY, error=ANY,
 )  # fmt: skip
 SERVICE = {"type": "object", "required": ["url", "embedded", "state", "error"]}
 MADE = shape(
     schema_version={"const": 1}, project=TEXT, files=several(TEXT), changed={"type": "array"}, next=several(TEXT)
 )
+SESSION = shape(
+    schema_version={"const": 1}, session_id=TEXT, title=TEXT, created_at=TEXT, updated_at=TEXT, messages=NUMBER,
+    goals={"type": "object"}, tokens=shape(prompt_tokens=NUMBER, completion_tokens=NUMBER),
+)  # fmt: skip
 LEADER = shape(holder=TEXT, who=TEXT, since=TEXT, last_pass=TEXT)
 SCHEMAS = {
     "run line": GOAL,
     "submit line": shape(schema_version={"const": 1}, goal_id=TEXT, name=TEXT, created=BOOL),
     "show {goal}": GOAL,
+    "explain {goal}": EXPLAINED,
+    "explain {goal} second": EXPLAINED_STAGE,
     "list": shape(schema_version={"const": 1}, goals=several({"type": "object", "required": ["goal_id", "status"]})),
+    "events {goal} --after 5": shape(
+        schema_version={"const": 1},
+        goal_id=TEXT,
+        seq={"const": 6},
+        at=TEXT,
+        kind={"const": "goal_completed"},
+        stage={"type": "null"},
+        item={"type": "null"},
+        detail={"type": "object"},
+    ),
+    "cancel {goal}": shape(
+        schema_version={"const": 1}, goals=several(shape(goal_id=TEXT, cancelled={"const": False}, status=TEXT))
+    ),
+    "rerun {goal} --from second": shape(
+        schema_version={"const": 1},
+        goal_id=TEXT,
+        rerun_of=TEXT,
+        runs=several(shape(stage=TEXT, reason=TEXT)),
+        reuses=several(shape(stage=TEXT, reason=TEXT)),
+    ),
+    "session new birds": SESSION,
+    "session list": shape(schema_version={"const": 1}, sessions=several({"type": "object", "required": ["title"]})),
+    "session search birds": shape(
+        schema_version={"const": 1},
+        hits=several(
+            shape(
+                session_id=TEXT, title=TEXT, seq=ANY, role=MAYBE, at=TEXT, goal_id=MAYBE, snippet={"const": "**birds**"}
+            )
+        ),
+    ),
     "dead-letter list": shape(
-        schema_version={"const": 1}, total={"const": 0}, letters={"type": "array"}, malformed={"type": "array"}
+        schema_version={"const": 1},
+        total={"const": 0},
+        letters={"type": "array"},
+        malformed={"type": "array"},
+        malformed_total={"const": 0},
     ),
     "prune --dry-run": {"type": "object", "required": ["schema_version", "dry_run", "goals", "dead_letters", "specs"]},
     "status": shape(
@@ -124,6 +182,7 @@ SCHEMAS = {
     "completion bash": shape(schema_version={"const": 1}, shell=TEXT, setup=TEXT, script=TEXT),
 }
 SERVERS = {"dev", "worker", "fake-llm"}  # they say what they have to say in their own tests
+STEERING = {"pause", "resume"}  # of a goal that runs, in tests of their own
 
 
 @pytest.fixture
@@ -138,7 +197,7 @@ def shop(project):
 
 def test_every_command_s_json_has_its_shape(shop, loomq, start_node):
     start_node("-c", "1")
-    assert {words.split()[0] for words in SCHEMAS} == COMMANDS.keys() - SERVERS
+    assert {words.split()[0] for words in SCHEMAS} == COMMANDS.keys() - SERVERS - STEERING
     places = {"new": str(shop.folder / "fresh_project"), "goal": ""}
     for words, schema in SCHEMAS.items():
         given = [*shlex.split(words.format(**places)), "--json"]

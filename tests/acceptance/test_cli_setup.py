@@ -33,6 +33,9 @@ def test_with_postgres_down_every_command_says_so_with_the_fix(shop, loomq, clos
     _, err = loomq(*command.split(), code=3)
     assert f"Postgres at postgresql://u:***@127.0.0.1:{closed_port}/d does not answer: connection refused" in err
     assert "LOOMQ_DATABASE_URL" in err
+    if command.startswith("submit"):
+        _, err = loomq(*command.split(), "--json", code=3)
+        assert json.loads(err)["error"]["type"] == "SubmitUnavailableError"
 
 
 @pytest.mark.timeout(30)
@@ -132,6 +135,7 @@ def test_dev_runs_everything_until_it_is_told_to_end(shop, loomq):
     out, err = loomq.finish(process)
     assert out == ""
     assert "Warm shutdown" in err
+    assert "stopping: up to 10 s for what runs" in err
     assert loomq.leftovers() == []
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -124,6 +126,8 @@ def test_another_input_is_refused_by_the_contract_and_then_taken(loom, loomq):
     out, _ = loomq("dead-letter", "edit", letter, "--payload", '{"n": 7, "more": 1}', "--set", "n=8", "--actor", "bob")
     assert out == f"replayed {letter}\n"
     assert handle.result(timeout=30)["only"] == {"n": 8, "more": 1}
+    trail = letters.trail(loom.database, goal_id=handle.goal_id)
+    assert [deed.detail["payload_before"] for deed in trail] == [{"n": -1}, {"n": 7}]
     (stage,) = handle.stages()
     assert [(entry.get("by"), entry.get("edited")) for entry in stage.history] == [(None, None), ("bob", True)]
 
@@ -161,6 +165,35 @@ def test_what_was_dropped_is_not_replayed_and_its_trail_says_who_dropped_it(loom
     _, err = loomq("dead-letter", "replay", letter, code=2)
     assert "it was dropped, so the goal cannot end\n  submit the goal anew" in err
     assert letter not in loomq("dead-letter", "list")[0]
+
+
+def test_if_one_of_several_letters_is_wrong_nothing_is_replayed_or_dropped(loom, loomq):
+    good = f"{failed(submit_task('strict', {'n': -7}, loom=loom))}/strict"
+    gone = f"{failed(submit_task('strict', {'n': -8}, loom=loom))}/strict"
+    public.drop_dead_letter(gone, loom=loom)
+    assert "there is no goal ffff" in loomq("dead-letter", "replay", good, "ffff", code=4)[1]
+    assert "it was dropped" in loomq("dead-letter", "replay", good, gone, code=2)[1]
+    assert "there is no stage" in loomq("dead-letter", "drop", good, f"{good}s", code=4)[1]
+    assert json.loads(loomq("dead-letter", "show", good, "--json")[0])["audit"] == []
+    other = f"{failed(submit_task('strict', {'n': -9}, loom=loom))}/strict"
+    assert loomq("dead-letter", "replay", good, other)[1] == "2 dead letters of 2 goals replayed\n"
+
+
+def test_a_list_without_a_match_says_what_there_is(loom, loomq):
+    failed(submit_task("strict", {"n": -11}, loom=loom))
+    _, err = loomq("dead-letter", "list", "--type", "Timeout", "--worker", "strickt")
+    assert 'no dead letter has the type "Timeout"; there are: ' in err
+    assert "PipelineWorkerError" in err
+    assert 'no dead letter has the worker "strickt"; there are: ' in err
+
+
+def test_no_to_the_question_replays_nothing(loom, loomq, monkeypatch):
+    failed(submit_task("strict", {"n": -12}, loom=loom))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    _, err = loomq("dead-letter", "replay", "--all", "--text", "-12 is less")
+    assert err.endswith("nothing was replayed\n")
+    assert len(public.list_dead_letters(text="-12 is less", loom=loom)) == 1
 
 
 def test_work_that_killed_its_process_completes_when_it_is_replayed_after_the_mend(loom, tmp_path):
@@ -205,9 +238,13 @@ def test_a_chord_goes_on_when_the_call_that_failed_it_is_replayed(loom, tmp_path
 def test_a_malformed_message_is_shown_and_dropped_and_not_replayed(loom, loomq):
     body = b'{"password": "hunter22", \xff'
     found = malformed.put(loom.database, "mend.local", "it is not JSON", body, {"size": len(body)}, None)
-    listed = json.loads(loomq("dead-letter", "list", "--json")[0])["malformed"]
+    shown = json.loads(loomq("dead-letter", "list", "--json")[0])
+    listed = shown["malformed"]
     assert str(found) in [message["id"] for message in listed]
-    out, _ = loomq("dead-letter", "show", str(found))
+    assert shown["malformed_total"] == len(listed)
+    assert "1 malformed message not shown" in loomq("dead-letter", "list", "--worker", "mend")[1]
+    assert "ids or more begin with 01" in loomq("dead-letter", "show", "01", code=2)[1]
+    out, _ = loomq("dead-letter", "show", str(found)[:30])
     assert "reason      it is not JSON" in out
     assert "\\xff" in out
     assert "hunter22" not in out + json.dumps(listed)

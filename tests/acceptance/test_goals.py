@@ -31,6 +31,18 @@ def stock(project):
         """,
         retry_backoff="{initial: 0.1}",
     )
+    project.worker(
+        "signalling",
+        """
+        import asyncio
+        from celery.exceptions import Ignore
+        from loomq.errors import DatabaseUnavailableError
+        raise {"ignore": Ignore, "cancelled": asyncio.CancelledError, "outage": lambda: DatabaseUnavailableError("x")}[
+            payload["kind"]
+        ]()
+        """,
+        max_retries=0,
+    )
     project.worker("slow", "time.sleep(60)", timeout_seconds=0.5, max_retries=0)
     project.worker("strict", input_schema="{type: object, properties: {n: {type: integer}}}")
     project.worker("needy", input_schema="{required: [n]}")
@@ -170,6 +182,13 @@ def test_a_transient_failure_is_retried_with_the_same_row_and_a_higher_attempt(s
     (stage,) = handle.stages()
     assert (stage.attempt, stage.deliveries) == (2, 1)
     assert stage.history[0]["error"]["message"].endswith("not yet")
+
+
+@pytest.mark.parametrize("kind", ["ignore", "cancelled", "outage"])
+def test_what_looks_like_a_signal_of_ours_and_comes_from_a_worker_is_its_failure(shop, kind):
+    with pytest.raises(GoalFailedError) as caught:
+        submit_task("signalling", {"kind": kind}, loom=shop.loom).result(timeout=20)
+    assert caught.value.error["type"] == "PipelineWorkerError"
 
 
 def test_code_that_overruns_is_interrupted(shop):

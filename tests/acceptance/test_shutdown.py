@@ -66,6 +66,7 @@ def test_work_that_does_not_end_in_time_is_handed_back_uncounted_and_runs_elsewh
     assert _stage(handle).deliveries == 0
     assert "is handed back" in node.text()
     assert _ended(node) == 0
+    assert "WorkerLostError" not in node.text()
     assert time.monotonic() - asked < 15  # far below the lease, which nobody waited for
 
     hold.unlink()
@@ -73,6 +74,18 @@ def test_work_that_does_not_end_in_time_is_handed_back_uncounted_and_runs_elsewh
     assert handle.result(timeout=20)
     assert _stage(handle).deliveries == 1
     assert _stage(handle).history == []
+
+
+def test_a_node_that_is_shut_down_by_remote_control_hands_back_as_well(project, loom, start_node):
+    project.worker("holding", HOLDING)
+    project.settings_given |= {"shutdown_seconds": 0.5, "lease_seconds": 60}
+    node = start_node("-c", "1")
+    handle, _ = _start_held(project, loom)
+
+    loom.app.control.shutdown()
+
+    wait_until(lambda: _stage(handle).state == "ready", "the stage to be handed back")
+    assert _ended(node) == 0
 
 
 def test_a_node_that_must_stop_at_once_frees_what_it_has_in_hand(project, loom, start_node):

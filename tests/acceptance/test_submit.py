@@ -103,6 +103,13 @@ def test_with_a_database_that_does_not_answer_a_submit_is_refused_within_five_se
     assert submit_task("echo", {}, loom=loom).goal_id
 
 
+def test_fifty_who_submit_at_once_to_a_database_that_does_not_answer_are_all_refused_in_time(servers, loom):
+    submit_task("echo", {}, loom=loom)
+    with servers.frozen("postgres"), ThreadPoolExecutor(50) as pool:
+        waits = list(pool.map(lambda _: _timed(lambda: _refusal(loom))[1], range(50)))
+    assert max(waits) < 5
+
+
 def test_one_key_from_fifty_threads_is_one_goal(loom):
     with ThreadPoolExecutor(50) as pool:
         handles = list(pool.map(lambda _: submit_task("echo", {}, idempotency_key="once", loom=loom), range(50)))

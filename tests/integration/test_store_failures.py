@@ -18,7 +18,10 @@ ERROR = {"type": "PipelineWorkerError", "message": "no", "retryable": True}
 def test_a_failure_with_retries_left_makes_the_stage_ready_for_later(database):
     goal_id = submit_dag(database, {"a": (), "b": ("a",)})
     claimed = claim(database, goal_id, "a")
-    assert stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=True, delay_s=3600) == "retried"
+    assert (
+        stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=True, delay_s=3600).verdict
+        == "retried"
+    )
 
     written = row(database, goal_id, "a")
     assert (written.state, written.attempt, written.deliveries, written.reason) == ("ready", 2, 0, "retry")
@@ -56,7 +59,7 @@ def test_a_failure_without_retries_left_ends_the_goal(database):
     claim(database, goal_id, "runs")
     for verdict in ("retried", "ended"):
         claimed = claim(database, goal_id, "a")
-        assert stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=True) == verdict
+        assert stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=True).verdict == verdict
     assert states_of(database, goal_id) == {
         "a": "failed",
         "over": "done",
@@ -73,16 +76,16 @@ def test_a_failure_without_retries_left_ends_the_goal(database):
 def test_a_failure_that_retries_cannot_help_ends_the_goal_at_once(database):
     goal_id = submit(database, new_stage("a", max_retries=9))
     claimed = claim(database, goal_id, "a")
-    assert stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=False) == "ended"
+    assert stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=False).verdict == "ended"
     assert goals.get(database, goal_id).state == "failed"
 
 
 def test_a_failure_is_fenced_by_its_token(database):
     goal_id = submit(database, new_stage("a"))
     claimed = claim(database, goal_id, "a")
-    assert stages.fail(database, claimed.key, uuid7(), error=ERROR, retryable=False) == "fenced"
-    assert stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=True) == "retried"
-    assert stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=False) == "fenced"
+    assert stages.fail(database, claimed.key, uuid7(), error=ERROR, retryable=False).verdict == "fenced"
+    assert stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=True).verdict == "retried"
+    assert stages.fail(database, claimed.key, claimed.token, error=ERROR, retryable=False).verdict == "fenced"
     assert (row(database, goal_id, "a").attempt, goals.get(database, goal_id).state) == (2, "open")
 
 

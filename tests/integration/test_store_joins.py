@@ -113,7 +113,7 @@ def test_a_goal_that_fails_while_its_other_stages_complete_ends_without_a_deadlo
         goal_id = submit_dag(crowd, parents)
         claims = [claim(crowd, goal_id, name) for name in names]
         verdicts = at_once(
-            lambda c=claims[0]: stages.fail(crowd, c.key, c.token, error=ERROR, retryable=False),
+            lambda c=claims[0]: stages.fail(crowd, c.key, c.token, error=ERROR, retryable=False).verdict,
             *[lambda c=claimed: complete(crowd, c).verdict for claimed in claims[1:]],
         )
         assert verdicts == ["ended"] + ["accepted"] * 5

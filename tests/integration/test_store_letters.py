@@ -19,7 +19,7 @@ ERROR = {"type": "PipelineWorkerError", "message": "no Ünicorn", "retryable": F
 def fail(database, goal_id, name, *, claimed=None, error=ERROR, retryable=False):
     """Let a stage fail for good, or with retries left for later."""
     held = claimed or claim(database, goal_id, name)
-    return stages.fail(database, held.key, held.token, error=error, retryable=retryable)
+    return stages.fail(database, held.key, held.token, error=error, retryable=retryable).verdict
 
 
 def replay(database, goal_id, name, **more):

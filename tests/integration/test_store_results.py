@@ -175,17 +175,3 @@ def test_only_full_old_and_unsent_chords_are_for_the_sweeper(database):
     assert results.full_chords(database, 0) == [("full", BODY)]
     results.mark_dispatched(database, "full")
     assert results.full_chords(database, 0) == []
-
-
-def test_what_is_old_is_dropped_whether_it_was_sent_or_not(database):
-    for group in ("sent", "unsent", "young"):
-        results.open_chord(database, group, BODY)
-        _part(database, 0, group)
-        results.put(database, group, "SUCCESS", {})
-    results.mark_dispatched(database, "sent")
-    results.mark_dispatched(database, "young")
-    for table, column in (("chords", "group_id"), ("task_results", "task_id")):
-        database.call(f"UPDATE {table} SET created_at = now() - interval '1 day' WHERE {column} <> 'young'", {})
-    results.drop_older(database, 3600)
-    assert [bool(results.chord_parts(database, group)) for group in ("sent", "unsent", "young")] == [False, False, True]
-    assert [results.get(database, group) is None for group in ("sent", "unsent", "young")] == [True, True, False]

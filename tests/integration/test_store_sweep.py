@@ -65,7 +65,7 @@ def test_retries_do_not_count_as_deliveries(database):
     goal_id = submit(database, new_stage("a", max_retries=9))
     for _ in range(6):
         claimed = claim(database, goal_id, "a")
-        assert stages.fail(database, claimed.key, claimed.token, error={}, retryable=True) == "retried"
+        assert stages.fail(database, claimed.key, claimed.token, error={}, retryable=True).verdict == "retried"
     claim(database, goal_id, "a", lease_s=0)
     assert _take_back(database, max_deliveries=2) == [(StageKey(goal_id, "a"), "ready")]
 

@@ -38,7 +38,7 @@ def sweeper(shop, loom):
 
 
 def _sweeper(loom):
-    return Sweeper(loom.settings, loom.database, loom.app, loom.publisher, uuid7())
+    return Sweeper(loom.settings, loom.database, loom.app, loom.publisher, loom.sequel, uuid7())
 
 
 def _submit(loom, **options):
@@ -223,7 +223,7 @@ def test_a_long_pass_renews_its_leadership_and_stops_when_another_has_it(loom, s
 def test_the_cause_is_told_when_a_service_is_away(shop, loom, sweeper):
     cut_off = shop.loom(database_url="postgresql://127.0.0.1:1/none")
     with pytest.raises(DatabaseUnavailableError):
-        Sweeper(loom.settings, cut_off.database, loom.app, loom.publisher, uuid7()).sweep()
+        Sweeper(loom.settings, cut_off.database, loom.app, loom.publisher, loom.sequel, uuid7()).sweep()
     cut_off.close()
     away = shop.loom(broker_url="redis://127.0.0.1:1/0")
     with pytest.raises(BrokerUnavailableError):

@@ -23,7 +23,7 @@ def completions(monkeypatch, capsys, line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("loomq exp", ["explain-error"]),
+        ("loomq exp", ["explain", "explain-error"]),
         ("loomq plan d", ["diamond"]),
         ("loomq try ", ["echo"]),
         ("loomq run ", ["diamond", "echo"]),

@@ -22,6 +22,7 @@ CODES = {
     "SchemaNewerError": 3,
     "SchemaOutdatedError": 3,
     "EmbeddedServiceError": 3,
+    "GoalStateError": 2,
     "NotFoundError": 4,
     "GoalNotFoundError": 4,
     "DeadLetterError": 2,

@@ -73,9 +73,11 @@ def test_what_is_special_about_a_stage_is_noted_in_plan_and_graph(program):
     assert '\\"a\\"' in program("graph", "special", "-f", "dot")[0]
 
 
-def test_a_stage_that_runs_a_pipeline_is_valid_and_not_yet_planned(program):
+def test_a_stage_that_runs_a_pipeline_is_planned_on_the_queue_of_its_first_worker(program):
     program.write("pipelines/outer.yaml", "name: outer\npipeline_stages: [{name: a, pipeline: diamond}]\n")
-    assert "runs the pipeline diamond, which cannot be run yet" in program("plan", "outer", code=2)[1]
+    found = json.loads(program("plan", "outer", "--json")[0])
+    assert found["segments"] == [{"after": [], "shape": "single", "runs": [["a"]], "join": None}]
+    assert (found["queues"], found["findings"]) == (["echo.local"], [])
 
 
 def test_a_rule_of_the_router_is_followed(program):

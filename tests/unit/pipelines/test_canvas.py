@@ -28,10 +28,11 @@ class Flow:
 
     Args:
         pick: Chooses which message is worked on next, and whether a queue has room; each of several choices.
+        alone: Stages that are only ever sent by themselves.
     """
 
-    def __init__(self, graph, longest, pick):
-        self.graph, self.longest, self.pick = graph, longest, pick
+    def __init__(self, graph, longest, pick, alone=()):
+        self.graph, self.longest, self.pick, self.alone = graph, longest, pick, alone
         self.waits = {name: len(graph.parents[name]) for name in graph.names}
         self.done, self.sent, self.messages, self.held, self.sizes = set(), [], [], [], []
 
@@ -45,8 +46,10 @@ class Flow:
         """Send the segments of stages that became ready, or hold those whose queue has no room."""
         room = [name for name in names if self.pick(2)]
         self.held += [name for name in names if name not in room]
-        for segment in segments(self.graph, room, self.longest):
+        for segment in segments(self.graph, room, self.longest, self.alone):
             self.sizes += map(len, segment.runs)
+            for stages in ([*run, *([segment.join] if segment.join else [])] for run in segment.runs):
+                assert len(stages) == 1 or not {*stages} & {*self.alone}
             for run in segment.runs:
                 self.send(run, segment.join)
 
@@ -64,6 +67,9 @@ class Flow:
         elif join in ready:
             self.send([join], None)  # the backend sends a chord's body when its last part made it ready
         self.publish([name for name in ready if name != carried])
+        # None waits for a stage that it does not need, whatever the canvases hold.
+        due = {name for name in self.graph.names if self.done.issuperset(self.graph.parents[name])}
+        assert due == {*self.sent, *self.held}
 
     def run(self):
         self.publish(_roots(self.graph))
@@ -76,9 +82,10 @@ class Flow:
 
 
 @settings(max_examples=60)
-@given(dags(40), st.integers(1, 9), st.data())
-def test_every_stage_is_sent_exactly_once_and_never_before_its_parents(parents, longest, data):
-    flow = Flow(_graph(parents), longest, lambda choices: data.draw(st.integers(0, choices - 1)))
+@given(dags(60), st.integers(1, 9), st.data())
+def test_every_stage_is_sent_exactly_once_and_never_before_its_parents_nor_later_than_it_must(parents, longest, data):
+    alone = data.draw(st.sets(st.sampled_from(sorted(parents))) | st.just(set()))
+    flow = Flow(_graph(parents), longest, lambda choices: data.draw(st.integers(0, choices - 1)), alone)
     flow.run()
     assert sorted(flow.sent) == sorted(parents)
     assert flow.done == set(parents)
@@ -166,6 +173,13 @@ def test_an_n_shape_holds_no_barrier():
 def test_two_joins_over_the_same_parents_are_no_chord():
     graph = _graph({"a": (), "b": (), "x": ("a", "b"), "y": ("a", "b")})
     assert all(segment.join is None for segment in segments(graph, ["a", "b"]))
+
+
+@pytest.mark.parametrize("alone", ["b2", "d"])
+def test_a_chord_is_broken_up_for_a_stage_that_goes_alone(alone):
+    parents = {"a": (), "b1": ("a",), "b2": ("b1",), "c": ("a",), "d": ("b2", "c")}
+    first = ("b1",) if alone == "b2" else ("b1", "b2")
+    assert segments(_graph(parents), ["b1", "c"], alone={alone}) == (Segment((first,)), Segment((("c",),)))
 
 
 def test_two_fans_side_by_side_are_two_chords():

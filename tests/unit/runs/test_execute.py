@@ -34,7 +34,7 @@ def _plan(parents, **more):
         for name, above in parents.items()
     ]
     spec = PipelineSpec.model_validate({"name": "demo", "pipeline_stages": stages})
-    return Plan.parse(snapshot_of_pipeline(spec, {"echo": _worker()}))
+    return Plan.parse(snapshot_of_pipeline("demo", {"demo": spec}, {"echo": _worker()}))
 
 
 @pytest.fixture
@@ -199,7 +199,9 @@ def test_all_is_sent_on_the_one_connection_that_knows_when_to_give_up(app, publi
 
 def _stage(**backoff):
     spec = PipelineSpec.model_validate({"name": "demo", "pipeline_stages": [{"name": "s", "worker_type": "echo"}]})
-    return Plan.parse(snapshot_of_pipeline(spec, {"echo": _worker(retry_backoff=backoff)})).stages["s"]
+    return Plan.parse(snapshot_of_pipeline("demo", {"demo": spec}, {"echo": _worker(retry_backoff=backoff)})).stages[
+        "s"
+    ]
 
 
 def test_the_pause_doubles_up_to_its_longest():

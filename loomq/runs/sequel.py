@@ -1,0 +1,178 @@
+"""What comes after the end of a stage: its children are sent or skipped, and who waits for its goal is told."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from loomq.errors import (
+    EnvironmentNotReadyError,
+    GoalCancelledError,
+    InlineValueError,
+    LoomqError,
+    PipelineValidationError,
+)
+from loomq.inline import inline_json
+from loomq.runs.opening import why_skipped
+from loomq.runs.result import result_of
+from loomq.store import goals, openings, stages
+from loomq.store.stages import StageKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from uuid import UUID
+
+    from loomq.runs.plan import Plan, PlanCache
+    from loomq.runs.publish import Publisher
+    from loomq.settings import Settings
+    from loomq.store.engine import Database
+    from loomq.store.stages import Outcome
+
+logger = logging.getLogger(__name__)
+
+
+class Sequel:
+    """Do what follows, once the rows say that a stage has ended.
+
+    Nothing here decides: whatever a dying process leaves undone, the sweeper finds in the rows.
+    """
+
+    def __init__(self, settings: Settings, database: Database, plans: PlanCache, publisher: Publisher) -> None:
+        self._settings = settings
+        self._database = database
+        self._plans = plans
+        self._publisher = publisher
+
+    def room(self, plan: Plan, name: str, carried: Sequence[str]) -> dict[str, int]:
+        """Say how many messages the queues of a stage's children take; those that may be skipped are not sent at once.
+
+        Returns:
+            By ``worker.tier``, as the store wants it.
+        """
+        below = [child for child in plan.graph.children[name] if child not in carried and child not in plan.unsure]
+        routes = [(plan.stages[child].worker.name, plan.stages[child].tier) for child in below]
+        room = self._publisher.room(routes) if routes else {}
+        return {f"{worker}.{tier}": free for (worker, tier), free in room.items()}
+
+    def after(self, key: StageKey, plan: Plan, outcome: Outcome, priority: int, carried: Sequence[str] = ()) -> None:
+        """Go on from a stage that has ended, or failed with its goal going on.
+
+        Args:
+            priority: The goal's level.
+            carried: Stages that the message in hand publishes by itself.
+        """
+        try:
+            self._after(key, plan, outcome, priority, carried)
+        except EnvironmentNotReadyError as error:
+            logger.warning("%s; what follows stage %s is left to the sweeper", error.message, key.name)
+
+    def _after(self, key: StageKey, plan: Plan, outcome: Outcome, priority: int, carried: Sequence[str]) -> None:
+        ours = [name for name in outcome.published if name not in carried]
+        if ours:
+            self._publisher.publish(key.goal_id, plan, ours, priority)
+        ended = outcome.goal_ended
+        unsure = [name for name in outcome.held if name in plan.unsure]
+        if unsure:
+            ended |= self._decide(key.goal_id, plan, unsure)
+        if key.item >= 0 or outcome.verdict in {"continued", "fallback"}:  # no room was asked for
+            self._top_up(plan, [name for name in outcome.held if name not in plan.unsure])
+        if outcome.backlog or outcome.verdict in {"continued", "fallback"}:
+            stage = plan.stages[key.name]
+            for route in {(one.worker.name, one.tier) for one in (stage, stage.other or stage)}:
+                self._publisher.top_up(*route, at_least=self._settings.window_min // 2)
+        if ended:
+            self.goal_ended(key.goal_id, plan)
+
+    def _decide(self, goal_id: UUID, plan: Plan, names: Sequence[str]) -> bool:
+        """Skip those of some ready stages that need not run, and what that makes ready in turn; send the others.
+
+        Done here and not when their messages are taken, since a skip must not wait behind a backlog.
+
+        Returns:
+            Whether the goal has ended with it.
+        """
+        row = goals.get(self._database, goal_id)
+        if row is None:
+            return False
+        goal, todo, runs, ended = about(row), list(names), [], False
+        while todo:
+            name = todo.pop()
+            stage = plan.stages[name]
+            asked = tuple(dict.fromkeys((*stage.needs, *stage.reads)))
+            reason = why_skipped(stage, goal, openings.inputs(self._database, goal_id, asked))
+            if reason is None:
+                runs.append(name)
+                continue
+            outcome = openings.skip(self._database, StageKey(goal_id, name), None, reason)
+            todo += [child for child in outcome.held if child in plan.unsure]
+            runs += [child for child in outcome.held if child not in plan.unsure]
+            ended |= outcome.goal_ended
+        self._top_up(plan, runs)
+        return ended
+
+    def _top_up(self, plan: Plan, names: Iterable[str]) -> None:
+        for route in {(plan.stages[name].worker.name, plan.stages[name].tier) for name in names}:
+            self._publisher.top_up(*route)
+
+    def goal_ended(self, goal_id: UUID, plan: Plan) -> None:
+        """Let the next goal of a limited pipeline go, and tell the stage that this goal was the work of."""
+        if plan.spec is not None and plan.spec.max_concurrent_goals is not None:
+            self.admit(plan)
+        row = goals.get(self._database, goal_id)
+        if row is not None and row.parent_goal is not None:
+            self._tell_parent(row, plan)
+
+    def admit(self, plan: Plan) -> None:
+        """Send the first stages of goals that may begin now."""
+        if goals.admit(self._database, plan.name):
+            self._top_up(plan, [name for name in plan.stages if not plan.graph.parents[name]])
+
+    def close(self, goal_id: UUID) -> None:
+        """Do what follows from the end of a goal whose process died before it could."""
+        row = goals.get(self._database, goal_id)
+        if row is not None and row.state != "open":
+            self.goal_ended(goal_id, self._plans.get(row.snapshot))
+
+    def _tell_parent(self, row: Any, plan: Plan) -> None:
+        """End the stage that a goal was the work of, with the goal's result or its failure."""
+        parent = goals.get(self._database, row.parent_goal)
+        if parent is None or row.state == "open":
+            return
+        key = StageKey(row.parent_goal, row.parent_stage, row.parent_item)
+        above = self._plans.get(parent.snapshot)
+        try:
+            text = self._result(row, plan, key)
+        except EnvironmentNotReadyError:
+            raise  # says nothing of the goal
+        except LoomqError as error:
+            fault = {**error.to_json(), "stage": key.name, "goal_id": str(row.id), "retryable": False}
+            outcome = stages.fail(self._database, key, row.id, error=fault, retryable=False)
+        else:
+            room = self.room(above, key.name, ()) if key.item < 0 else {}
+            outcome = stages.complete(self._database, key, row.id, output=text, room=room)
+        if outcome.verdict not in {"fenced", "retried"}:
+            self.after(key, above, outcome, parent.priority)
+
+    def _result(self, row: Any, plan: Plan, key: StageKey) -> str:
+        if row.state != "done":
+            error = row.error or {}
+            message = f"stage {key.name}: its goal {row.id} {row.state}: {error.get('message', row.state)}"
+            raise (
+                GoalCancelledError(message)
+                if row.state == "cancelled"
+                else PipelineValidationError(message, stage=key.name, hint=f"look at it: loomq show {row.id}")
+            )
+        finished = openings.inputs(self._database, row.id, list(plan.stages))
+        try:
+            return inline_json(
+                result_of(plan, about(row), finished),
+                what=f"the result of goal {row.id}",
+                limit_bytes=self._settings.max_inline_bytes,
+            )
+        except InlineValueError as error:
+            raise PipelineValidationError(error.message, stage=key.name, hint=error.hint) from error
+
+
+def about(row: Any) -> dict[str, Any]:
+    """Give what mappings and conditions may ask of a goal."""
+    return {"goal_id": str(row.id), "instruction": row.instruction, "context": row.context}

@@ -1,0 +1,68 @@
+"""Stages that run a pipeline: each is the work of a goal of its own."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from loomq.messages import OrchestratorGoal
+from loomq.queues.names import priority_named
+from loomq.store import goals, openings
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from loomq.runs.plan import Plan, StagePlan
+    from loomq.runs.sequel import Sequel
+    from loomq.runs.submit import Submitter
+    from loomq.store.engine import Database
+    from loomq.store.stages import Claim
+
+logger = logging.getLogger(__name__)
+
+
+class Subgoals:
+    """Open the goals that stages are made of; their end is told by ``Sequel``."""
+
+    def __init__(self, database: Database, submitter: Submitter, sequel: Sequel) -> None:
+        self._database = database
+        self._submitter = submitter
+        self._sequel = sequel
+
+    def open(self, plan: Plan, stage: StagePlan, claim: Claim, context: dict[str, Any]) -> None:
+        """Submit the goal of a claimed stage and leave the stage to it.
+
+        A second delivery finds the goal of the first.
+
+        Raises:
+            PipelineValidationError: The context breaks the pipeline's contract.
+            InlineValueError: It is too large.
+        """
+        child = self._child(plan, stage, claim, context)
+        verdict = openings.delegate(self._database, claim.key, claim.token, child)
+        if verdict == "fenced":
+            logger.warning("stage %s of goal %s was taken back while it opened", claim.key.name, claim.key.goal_id)
+        self._sequel.close(child)  # it may have ended before the stage was left to it
+
+    def _child(self, plan: Plan, stage: StagePlan, claim: Claim, context: dict[str, Any]) -> UUID:
+        newest = openings.newest_child(self._database, claim.key)
+        if newest is not None and newest[1] in {"open", "done"}:
+            return newest[0]
+        key = claim.key
+        goal = OrchestratorGoal(
+            instruction=claim.instruction,
+            pipeline=stage.pipeline,
+            context=context,
+            priority=priority_named(claim.priority),
+            deadline=self._deadline(stage, claim),
+            idempotency_key=f"part:{key.goal_id}/{key.name}/{key.item}#{newest[2] if newest else 0}",
+        )
+        return self._submitter.submit(goal, body=plan.snapshot_of(str(stage.pipeline)), parent=key).goal_id
+
+    def _deadline(self, stage: StagePlan, claim: Claim) -> datetime | None:
+        row = goals.get(self._database, claim.key.goal_id)
+        limit_s = stage.spec.timeout_seconds if stage.spec else None
+        own = datetime.now(UTC) + timedelta(seconds=limit_s) if limit_s else None
+        known = [when for when in (row.deadline if row else None, own) if when is not None]
+        return min(known, default=None)
