@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .SUFFIXES:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## Make .venv with everything that demo and test need
 	@:
@@ -92,6 +92,9 @@ chaos-quick: setup ## The same in three minutes
 bench-quick: setup ## Compare with raw Celery, in a minute
 	@$(PY) -m benchmarks.quick
 
+bench-pipelines: setup ## Measure makespan, messages and a for_each over 10,000 items: a JSON line a DAG
+	@$(PY) -m benchmarks.pipelines
+
 bench-sweeper: setup ## Measure the sweeper over 10,000 open stages, and a backlog of 100,000
 	@$(PY) -m benchmarks.sweeper
 
@@ -110,4 +113,4 @@ clean: ## Remove what was built and cached; data and .tools stay
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup demo dev flower test test-unit test-wheel test-newer check lint format types floors spelling \
-    chaos chaos-quick bench-quick bench-sweeper lock clean
+    chaos chaos-quick bench-quick bench-pipelines bench-sweeper lock clean

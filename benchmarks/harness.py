@@ -30,7 +30,7 @@ from loomq.store import migrate
 from loomq.store.engine import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).parents[1]
 PROJECT = Path(__file__).parent / "project"
@@ -44,6 +44,7 @@ COSTS = {
 _LOOMQ_BROKER, _RAW_BROKER, _RAW_RESULTS = 13, 14, 15  # Redis databases that the tests leave alone
 _PAGE = b"\0" * 8192  # as much as Postgres flushes for a small commit
 _STOP_S = 10.0
+_PREFORK = ("-P", "prefork", "-c", str(SLOTS))
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,14 @@ class Node:
     Args:
         log: Where it writes to.
         app: What Celery starts, with options for Celery itself.
+        pool: Celery's options for its slots.
     """
 
-    def __init__(self, log: Path, *app: str, cwd: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, log: Path, *app: str, cwd: Path, environment: dict[str, str], pool: Sequence[str] = _PREFORK
+    ) -> None:
         self.log = log
-        options = ["-P", "prefork", "-c", str(SLOTS), "-l", "WARNING", "--without-gossip", "--without-mingle"]
+        options = [*pool, "-l", "WARNING", "--without-gossip", "--without-mingle"]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "celery", *app, "worker", "-n", f"{log.stem}-{uuid4().hex[:8]}@%h", *options],
@@ -205,10 +209,17 @@ def _redis_database(url: str, number: int) -> str:
     return f"{url}?virtual_host={number}" if url.startswith("redis+socket") else f"{url.rstrip('/')}/{number}"
 
 
-def loomq_node(folder: Path, given: dict[str, Any]) -> Node:
-    """Start a loomq node over a project's servers."""
+def loomq_node(
+    folder: Path, given: dict[str, Any], *, pool: Sequence[str] = _PREFORK, more: Mapping[str, str] | None = None
+) -> Node:
+    """Start a loomq node over a project's servers.
+
+    Args:
+        more: Variables for it, besides loomq's settings.
+    """
     mine = {f"LOOMQ_{key.upper()}": str(value) for key, value in given.items()}
-    return Node(folder / "loomq.log", "-A", "loomq", cwd=PROJECT, environment={**environment(), **mine})
+    around = {**environment(), **mine, **(more or {})}
+    return Node(folder / "loomq.log", "-A", "loomq", cwd=given["project"], environment=around, pool=pool)
 
 
 def _raw_node(folder: Path, broker_url: str, result_url: str) -> Node:

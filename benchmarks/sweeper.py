@@ -185,7 +185,7 @@ def drain(servers: Servers, *, backlog: int, runs: int, flush: bool) -> dict[str
         loom = Loom(Settings.load(**servers.given))
         stack.callback(loom.close)
         database = stack.enter_context(plain_connection(loom.database))
-        _write_backlog(loom, database, backlog)
+        write_backlog(loom, database, backlog)
         node = loomq_node(servers.folder, servers.given)
         stack.callback(node.stop)
         stack.callback(node.process.terminate)
@@ -210,7 +210,8 @@ def drain(servers: Servers, *, backlog: int, runs: int, flush: bool) -> dict[str
         }
 
 
-def _write_backlog(loom: Loom, database: psycopg.Connection[Any], count: int) -> None:
+def write_backlog(loom: Loom, database: psycopg.Connection[Any], count: int) -> None:
+    """Write so many waiting goals of one stage, and counters of what becomes of them."""
     like = submit_goal("", pipeline="single", context={"n": 1}, loom=loom).goal_id
     for begin in range(0, count, 10_000):
         found = [uuid7() for _ in range(min(count - begin, 10_000))]

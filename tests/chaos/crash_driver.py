@@ -44,7 +44,7 @@ def sweep(loom: Loom) -> None:
     holder = uuid7()
 
     def work() -> None:
-        sweeper = Sweeper(loom.settings, loom.database, loom.app, loom.publisher, holder)
+        sweeper = Sweeper(loom.settings, loom.database, loom.app, loom.publisher, loom.sequel, holder)
         while os.getppid() != 1:
             sweeper.sweep()
             time.sleep(0.02)

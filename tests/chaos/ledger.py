@@ -13,7 +13,8 @@ CREATE TABLE chaos_log (goal uuid, stage text, state text, token uuid, pid integ
                         at double precision);
 CREATE FUNCTION chaos_witness() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO chaos_log VALUES (NEW.goal_id, NEW.name, NEW.state, NEW.token, NEW.pid, NEW.node, NEW.deliveries,
+    INSERT INTO chaos_log VALUES (NEW.goal_id, NEW.name || coalesce(':' || nullif(NEW.item, -1), ''),
+                                  NEW.state, NEW.token, NEW.pid, NEW.node, NEW.deliveries,
                                   extract(epoch FROM clock_timestamp()));
     RETURN NULL;
 END $$;

@@ -81,7 +81,8 @@ class Target:
         return [
             (pid, parent, str(goal), stage, str(token))
             for pid, parent, goal, stage, token in self.ask(
-                "SELECT s.pid, n.pid, s.goal_id, s.name, s.token FROM stages s JOIN nodes n ON n.id = s.node"
+                "SELECT s.pid, n.pid, s.goal_id, s.name || coalesce(':' || nullif(s.item, -1), ''), s.token"
+                " FROM stages s JOIN nodes n ON n.id = s.node"
                 " WHERE s.state = 'claimed' ORDER BY s.goal_id, s.name"
             )
             or ()
@@ -305,13 +306,13 @@ def double(target: Target) -> bool:
 
 def early(target: Target) -> bool:
     """Send messages for stages that still wait for others, and for some that are done or in hand."""
-    wanted = "SELECT goal_id, name, worker, tier, priority FROM stages WHERE state"
+    wanted = "SELECT goal_id, name, item, worker, tier, priority FROM stages WHERE state"
     rows = target.ask(
         f"({wanted} = 'waiting' ORDER BY goal_id, name LIMIT 20)"
         f" UNION ALL ({wanted} IN ('done', 'claimed') ORDER BY goal_id DESC, name LIMIT 10)"
     )
-    for goal, name, worker, tier, priority in rows or ():
-        target.loom.publisher.send_due(worker, tier, Due(StageKey(goal, name), priority, None, None))
+    for goal, name, item, worker, tier, priority in rows or ():
+        target.loom.publisher.send_due(worker, tier, Due(StageKey(goal, name, item), priority, None, None))
     target.details["messages_early"] += len(rows or ())
     return bool(rows)
 

@@ -88,15 +88,19 @@ class _Rows:
     def __init__(self, connection: Any) -> None:
         self.goals = {str(goal): state for goal, state in connection.execute("SELECT id, state FROM goals")}
         self.outputs: dict[str, dict[str, Any]] = {}
-        for goal, name, output in connection.execute("SELECT goal_id, name, output FROM stages WHERE state = 'done'"):
+        for goal, name, output in connection.execute(
+            "SELECT goal_id, name || coalesce(':' || nullif(item, -1), ''), output FROM stages WHERE state = 'done'"
+        ):
             self.outputs.setdefault(str(goal), {})[name] = output
         self.dead, self.most_deliveries = connection.execute(
             "SELECT count(*) FILTER (WHERE state = 'dead'), coalesce(max(deliveries), 0) FROM stages"
         ).fetchone()
-        # Of goals that are done: stages that are not, joins that still wait, leaves that still count.
+        # Of goals that are done: stages that have not ended, joins that still wait, leaves that still count.
         (self.unfinished,) = connection.execute(
             "SELECT count(*) FROM goals g JOIN stages s ON s.goal_id = g.id"
-            " WHERE g.state = 'done' AND (s.state <> 'done' OR s.waits_for <> 0 OR g.leaves_left <> 0)"
+            " WHERE g.state = 'done' AND (s.state <> CASE WHEN s.name = ANY (%s) THEN 'skipped' ELSE 'done' END"
+            " OR s.waits_for <> 0 OR g.leaves_left <> 0)",
+            [sorted(shapes.SKIPPED)],
         ).fetchone()
 
 

@@ -1,10 +1,11 @@
-"""The goals of a storm: four DAGs whose outputs tell a wrong or missing input, and the project that runs them."""
+"""The goals of a storm: DAGs whose outputs tell a wrong or missing input, and the project that runs them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 CHAIN = {f"s{at}": (f"s{at - 1}",) if at else () for at in range(6)}
 DIAMOND = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
@@ -22,7 +23,19 @@ LADDER = {
     "v": ("x", "y"),
     "end": ("u", "v"),
 }
-SHAPES: dict[str, dict[str, tuple[str, ...]]] = {"chain": CHAIN, "diamond": DIAMOND, "fan": FAN, "ladder": LADDER}
+# One side is skipped, and what follows on it; what is below both can do without.
+ASKING = {"a": (), "yes": ("a",), "no": ("a",), "after": ("no",), "b": (), "end": ("yes", "after", "b")}
+CONDITIONS = {"yes": "a.output.value >= 0", "no": "a.output.value < 0", "after": "no.output.value exists"}
+SKIPPED = {"no", "after"}
+ITEMS = tuple(f"each:{at}" for at in range(6))
+EACH = {"list": (), "each": ("list",), "sum": ("each",)}
+PIPELINES = {"chain": CHAIN, "diamond": DIAMOND, "fan": FAN, "ladder": LADDER, "asking": ASKING, "each": EACH}
+# What really works, and after whom: an item is a stage of its own here, one that is skipped is none.
+SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
+    **PIPELINES,
+    "asking": {"a": (), "yes": ("a",), "b": (), "end": ("yes", "b")},
+    "each": {"list": (), **dict.fromkeys(ITEMS, ("list",)), "sum": ITEMS},
+}
 
 WORKERS = ("step", "join")
 LEDGER = "CHAOS_LEDGER"
@@ -58,6 +71,8 @@ def swallow(payload):
 
 class Backend(SyncProcessingBackend):
     def process_sync(self, payload, config):
+        if "index" in payload:
+            payload["stage"] += f":{payload['index']}"
         note(payload, "start")
         seen = json.dumps([payload["stage"], payload["n"], sorted(payload.get("inputs", {}).items())])
         digest = hashlib.sha256(seen.encode()).digest()
@@ -68,7 +83,7 @@ class Backend(SyncProcessingBackend):
 '''
 
 
-def value_of(stage: str, n: int, inputs: dict[str, int]) -> int:
+def value_of(stage: str, n: int, inputs: dict[str, Any]) -> int:
     """Compute what a stage gives, as the worker does."""
     seen = json.dumps([stage, n, sorted(inputs.items())])
     return int.from_bytes(hashlib.sha256(seen.encode()).digest()[:6], "big")
@@ -78,7 +93,10 @@ def expected(shape: str, n: int) -> dict[str, int]:
     """Compute the value of each stage of goal ``n``; parents stand before their children in each shape."""
     values: dict[str, int] = {}
     for stage, parents in SHAPES[shape].items():
-        values[stage] = value_of(stage, n, {parent: values[parent] for parent in parents})
+        inputs: dict[str, Any] = {parent: values[parent] for parent in parents}
+        if parents == ITEMS:
+            inputs = {"each": [{"value": values[item]} for item in ITEMS]}
+        values[stage] = value_of(stage, n, inputs)
     return values
 
 
@@ -92,19 +110,24 @@ def write_project(folder: Path) -> None:
         (folder / "workers" / f"{worker}.yaml").write_text(
             f"name: {worker}\nworker_kind: processor\nprocessing_backend: mine.work.Backend\n"
         )
-    for shape, graph in SHAPES.items():
+    for shape, graph in PIPELINES.items():
         lines = [f"name: {shape}", "pipeline_stages:"]
-        for stage, parents in graph.items():
-            # Optional, so that loomq itself would not notice a stage that runs before its parents: the ledger has to.
-            mapping = {
-                "goal": "goal.goal_id",
-                "stage": f"'{stage}'",
-                "n": "goal.context.n",
-                "poison": "goal.context.poison?",
-                **({"inputs": {parent: f"{parent}.output.value?" for parent in parents}} if parents else {}),
-            }
-            worker = "join" if len(parents) > 1 else "step"
-            lines.append(
-                f"  - {json.dumps({'name': stage, 'worker_type': worker, 'input_mapping': mapping}, sort_keys=False)}"
-            )
+        lines += [f"  - {json.dumps(_stage(name, parents))}" for name, parents in graph.items()]
         (folder / "pipelines" / f"{shape}.yaml").write_text("\n".join(lines) + "\n")
+
+
+def _stage(name: str, parents: tuple[str, ...]) -> dict[str, Any]:
+    # Optional, so that loomq itself would not notice a stage that runs before its parents: the ledger has to.
+    inputs = {parent: f"{parent}.output.{'items' if parent == 'each' else 'value'}?" for parent in parents}
+    mapping: dict[str, Any] = {
+        "goal": "goal.goal_id",
+        "stage": f"'{name}'",
+        "n": "goal.context.n",
+        "poison": "goal.context.poison?",
+        **({"inputs": inputs} if parents else {}),
+    }
+    more: dict[str, Any] = {"condition": CONDITIONS[name]} if name in CONDITIONS else {}
+    if name == "each":
+        mapping["index"] = "index"
+        more = {"for_each": f"goal.context.items? | default({json.dumps([0] * len(ITEMS))})", "max_parallel": 4}
+    return {"name": name, "worker_type": "join" if len(parents) > 1 else "step", "input_mapping": mapping, **more}
