@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from loomq.errors import PipelineValidationError, UnknownNameError
 from loomq.ids import uuid7
 from loomq.messages import OrchestratorGoal, TaskPriority
-from loomq.queues.names import StageMessage, level, level_of_broker, priority_named, queue_name
+from loomq.queues.names import StageMessage, level, level_of_broker, priority_named, queue_name, task_name
 from loomq.queues.results import CALL_KEY
+from loomq.queues.shape import message_fault
 from loomq.runs.submit import Call, due_at
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Calls:
         """
         task_id = options.get("task_id") or str(uuid7())
         canvas = {key: options[key] for key in _CANVAS if options.get(key) is not None}
+        _refuse_unreadable(worker, task_id, canvas)
         tier = self._tier(worker, options.get("queue"))
         priority = self._priority(options.get("priority"))
         accepted = self._submitter.submit(
@@ -120,6 +122,21 @@ class Calls:
         if isinstance(asked, int):
             return priority_named(level_of_broker(asked, low_is_urgent=self._app.is_redis))
         return TaskPriority(asked)
+
+
+def _refuse_unreadable(worker: str, task_id: object, canvas: dict[str, Any]) -> None:
+    """Refuse a call whose message every node would put aside: its row would be sent again for ever."""
+    embed = {name: _several(canvas.get(option)) for name, option in (("callbacks", "link"), ("errbacks", "link_error"))}
+    embed |= {"chain": canvas.get("chain"), "chord": canvas.get("chord")}
+    named = {name: canvas.get(name) for name in ("shadow", "root_id", "parent_id")}
+    headers = {**(canvas.get("headers") or {}), **named, "task": task_name(worker), "id": task_id}
+    fault = message_fault(headers, {}, [[], {}, embed])
+    if fault is not None:
+        raise PipelineValidationError(f"this call of {worker} cannot be sent: {fault}")
+
+
+def _several(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | tuple) else [value]
 
 
 def _time_limit(options: dict[str, Any]) -> float | None:

@@ -284,6 +284,18 @@ def test_a_task_id_with_a_colon_is_found(shop):
     assert task(shop, "echo").apply_async([{}], task_id="order:42").get(timeout=30) == {"got": {}}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"headers": {"get": 1}}, {"shadow": "s" * 300}, {"task_id": "a\nb"}, {"chain": [{"task": "x"}]}],
+    ids=["header", "shadow", "id", "chain"],
+)
+def test_a_call_that_no_node_would_take_is_refused_before_it_is_written(shop, options):
+    before = shop.loom.database.call("SELECT count(*) FROM goals", {})
+    with pytest.raises(PipelineValidationError, match="cannot be sent"):
+        shop.loom.app.tasks["loomq.worker.add"].apply_async(({"a": 1, "b": 2},), **options)
+    assert shop.loom.database.call("SELECT count(*) FROM goals", {}) == before
+
+
 def test_an_impossible_time_limit_is_refused(shop):
     with pytest.raises(PipelineValidationError, match="time limit"):
         task(shop, "echo").apply_async([{}], soft_time_limit=1e13)
