@@ -17,6 +17,7 @@ from loomq.errors import (
     InlineValueError,
     LeaseLost,
     PipelineValidationError,
+    SubmitUnavailableError,
     UnknownNameError,
 )
 from loomq.ids import uuid7
@@ -114,7 +115,8 @@ class Executor:
         """
         request = task.request
         if getattr(request, HEADER, None) is None:
-            message = self._calls.adopt(task.worker, payload_of(args, kwargs), request)
+            payload = payload_of(args, kwargs)
+            message = self._persist(lambda: self._calls.adopt(task.worker, payload, request))
             setattr(request, HEADER, {"call": True})
         else:
             message = StageMessage.parse(args)
@@ -283,7 +285,7 @@ class Executor:
         while True:
             try:
                 return work()
-            except DatabaseUnavailableError as error:
+            except (DatabaseUnavailableError, SubmitUnavailableError) as error:
                 logger.debug("%s", error.message)  # the node's agent says it aloud
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)

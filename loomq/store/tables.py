@@ -160,6 +160,7 @@ Index(
     stages.c.worker,
     stages.c.tier,
     stages.c.priority.desc(),
+    stages.c.goal_id,
     stages.c.ready_at,
     postgresql_where=(stages.c.state == "ready") & stages.c.not_before.is_(None),
 )

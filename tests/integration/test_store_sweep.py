@@ -244,6 +244,20 @@ def test_work_that_is_ready_later_is_no_backlog(database):
     assert run(database, again, "c").backlog is True
 
 
+def test_a_goal_with_thousands_of_ready_items_keeps_no_other_goal_waiting(database):
+    crowd = submit(database, new_stage("a"))
+    database.call(
+        "INSERT INTO stages (goal_id, name, item, worker, tier, priority, state, waits_for, children, reads, timeout_s,"
+        " max_retries, attempt, deliveries, history, ready_at)"
+        " SELECT %(goal)s, 'a', n, 'echo', 'local', 1, 'ready', 0, '{}', '{}', 60, 0, 1, 0, '[]', clock_timestamp()"
+        " FROM generate_series(0, 4999) AS n",
+        {"goal": crowd},
+    )
+    late = submit(database, new_stage("a"))
+    taken = [due.key.goal_id for due in stages.take_ready(database, "echo", "local", 10)]
+    assert (len(taken), taken.count(late), taken.count(crowd)) == (10, 1, 9)
+
+
 def _plans(database, statement):
     with database.begin() as connection:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
@@ -253,7 +267,8 @@ def _plans(database, statement):
 def test_what_waits_is_read_in_the_order_of_an_index_and_never_sorted(database):
     ready = "SELECT goal_id FROM stages WHERE state = 'ready' AND worker = 'a' AND tier = 'b'"
     for statement in (
-        f"{ready} AND not_before IS NULL ORDER BY priority DESC, ready_at LIMIT 2000",
+        f"{ready} AND not_before IS NULL ORDER BY priority DESC, goal_id LIMIT 1",
+        f"{ready} AND not_before IS NULL AND priority = 1 AND goal_id = '{uuid7()}' ORDER BY ready_at LIMIT 64",
         f"{ready} AND not_before <= now() ORDER BY not_before LIMIT 2000",
         """SELECT worker FROM stages WHERE state = 'published' AND (worker, tier, priority) > ('a', 'b', 1)
         ORDER BY worker, tier, priority, published_at LIMIT 1""",

@@ -18,9 +18,9 @@ depends_on = None
 def upgrade() -> None:
     """Add the columns and tables, then the functions over them; those of before stay for nodes of that version."""
     here = Path(__file__).parent
-    for part in ("0003_tables.sql", "0003_stages.sql", "0003_items.sql", "0003_failures.sql", "0003_goals.sql"):
+    for part in ("tables", "stages", "items", "failures", "goals", "fair"):
         # The driver's own cursor: the text holds colons and percent signs that are no parameters.
-        op.get_bind().exec_driver_sql((here / part).read_text(encoding="utf-8").replace("%", "%%"))
+        op.get_bind().exec_driver_sql((here / f"0003_{part}.sql").read_text(encoding="utf-8").replace("%", "%%"))
 
 
 def downgrade() -> None:
