@@ -36,6 +36,8 @@ class Program:
             if name.startswith("LOOMQ_"):
                 self._monkeypatch.setenv(name, value)
         self._monkeypatch.setattr(sys, "path", [*sys.path])
+        for name in [name for name in sys.modules if name == "mine" or name.startswith("mine.")]:
+            self._monkeypatch.delitem(sys.modules, name)  # another project's package of the same name
         found = main.run(arguments)
         return self._checked(found, code, *self._capsys.readouterr())
 
