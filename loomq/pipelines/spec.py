@@ -175,7 +175,7 @@ class PipelineSpec(Spec):
     timeout_seconds: Seconds | None = None
     """The limit of each stage that has none of its own; None: each worker's."""
     goal_timeout_seconds: Seconds | None = None
-    """The limit of the whole goal, waiting included."""
+    """The limit of the whole goal, from when it may begin."""
     max_concurrent_goals: Size | None = None
     """How many goals of this pipeline run at once, over the whole cluster; the others wait."""
     input_schema: JsonSchema | None = None
