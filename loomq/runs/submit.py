@@ -140,18 +140,7 @@ class Submitter:
         due_now = not_before is None and publish and not is_limited
         open_routes = self._publisher.room((row.worker, row.tier) for row in roots) if due_now else {}
         rows = [_first_state(row, open_routes, not_before) for row in rows]
-        try:
-            goal_id, created = goals.submit(
-                self._database,
-                _row(plan, goal, call, parent, rerun),
-                rows,
-                snapshot=snapshot,
-                body=body,
-                known_snapshots=self._stored,
-                key=key,
-            )
-        except DatabaseUnavailableError as error:
-            raise SubmitUnavailableError(f"the goal was not accepted: {error.message}", hint=error.hint) from error
+        goal_id, created = self._write(_row(plan, goal, call, parent, rerun), rows, snapshot, body, key)
         sent = [row.name for row in rows if row.state == "published"]
         if created and sent and call is None:
             self._publisher.publish(goal_id, plan, sent, level(goal.priority))
@@ -159,6 +148,16 @@ class Submitter:
             for route in {(row.worker, row.tier) for row in roots}:
                 self._publisher.top_up(*route)
         return Accepted(goal_id, plan, created, bool(sent))
+
+    def _write(
+        self, goal: NewGoal, rows: list[NewStage], snapshot: str, body: dict[str, Any], key: str | None
+    ) -> tuple[UUID, bool]:
+        try:
+            return goals.submit(
+                self._database, goal, rows, snapshot=snapshot, body=body, known_snapshots=self._stored, key=key
+            )
+        except DatabaseUnavailableError as error:
+            raise SubmitUnavailableError(f"the goal was not accepted: {error.message}", hint=error.hint) from error
 
     def _snapshot(self, pipeline: str | None, worker: str | None) -> tuple[str, dict[str, Any]]:
         which = ("worker", worker) if worker is not None else ("pipeline", pipeline or "")
