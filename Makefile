@@ -87,7 +87,7 @@ chaos: setup ## Inject every kind of fault for a quarter of an hour: 3 x 500 goa
 chaos-quick: setup ## The same in three minutes
 	@$(PY) -m tests.chaos storm --goals 100 --faults 20 --seeds 1
 	@$(PY) -m tests.chaos broker-down --seconds 10 --submits 40
-	@$(PY) -m pytest -q -m chaos tests/chaos
+	@$(PY) -m pytest -q -m chaos tests/chaos/test_crash_points.py
 
 bench-quick: setup ## Compare with raw Celery, in a minute
 	@$(PY) -m benchmarks.quick

@@ -100,7 +100,7 @@ class Points:
             self.reached("claim.after", key.name)
         return found
 
-    def work(self, original, executor, stage, claimed):
+    def work(self, original, executor, stage, claimed, *args):
         folder = self.process.folder
         early = executor._database.call(
             "SELECT 1 FROM stages WHERE goal_id = %(goal)s AND %(name)s = ANY (children) AND state <> 'done'",
@@ -113,7 +113,7 @@ class Points:
                 from loomq.errors import PipelineValidationError
 
                 raise PipelineValidationError("the test says so", stage=stage.name)
-        done = original(executor, stage, claimed)
+        done = original(executor, stage, claimed, *args)
         self.reached("work.after", stage.name)
         return done
 
