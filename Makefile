@@ -95,6 +95,9 @@ bench-quick: setup ## Compare with raw Celery, in a minute
 bench-pipelines: setup ## Measure makespan, messages and a for_each over 10,000 items: a JSON line a DAG
 	@$(PY) -m benchmarks.pipelines
 
+bench-limits: setup ## Measure limits over eight processes of which some are killed, turns and priorities: a JSON line a limit
+	@$(PY) -m benchmarks.limits
+
 bench-sweeper: setup ## Measure the sweeper over 10,000 open stages, and a backlog of 100,000
 	@$(PY) -m benchmarks.sweeper
 
@@ -113,4 +116,4 @@ clean: ## Remove what was built and cached; data and .tools stay
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup demo dev flower test test-unit test-wheel test-newer check lint format types floors spelling \
-    chaos chaos-quick bench-quick bench-pipelines bench-sweeper lock clean
+    chaos chaos-quick bench-quick bench-pipelines bench-limits bench-sweeper lock clean

@@ -98,6 +98,11 @@ class Node:
                 preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  (this process has one thread)
             )
 
+    def kill(self) -> None:
+        """End the whole node as a machine that loses power does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
     def stop(self) -> None:
         """Wait until it has ended as asked, and kill what has not ended after a while."""
         try:

@@ -17,6 +17,7 @@ from benchmarks.harness import PROJECT, environment, loomq_node, open_servers, p
 from loomq.ids import uuid7
 from loomq.loom import Loom
 from loomq.processes import die_with_parent
+from loomq.queues.names import urgency
 from loomq.services.submit import submit_goal
 from loomq.settings import Settings
 from loomq.testing import wait_until
@@ -126,7 +127,7 @@ def _write_mix(loom: Loom, database: psycopg.Connection[Any], count: int) -> Non
     def send(producer: Any) -> None:
         channel = producer.channel
         for number in range(_ROUTES):
-            key = channel._q_for_pri(f"bench{number}.local", loom.app.broker_priority(1))  # noqa: SLF001
+            key = channel._q_for_pri(f"bench{number}.local", loom.app.broker_priority(urgency(1)))  # noqa: SLF001
             channel.client.lpush(key, *["{}"] * each)
 
     loom.app.broker.run(send)

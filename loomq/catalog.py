@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loomq.config import not_yet, read_spec
 from loomq.contracts import schema_faults
 from loomq.errors import ConfigError, ImportRefusedError
-from loomq.kinds import KINDS, find_files, kind_of, shown_name
+from loomq.kinds import KINDS, ROUTER_FILE, find_files, kind_of, shown_name
 from loomq.pipelines import spec as pipeline
 from loomq.pipelines.check import check_pipeline
 from loomq.pipelines.neighbours import Neighbours
@@ -20,6 +20,7 @@ from loomq.registry import is_allowed, load_dotted
 from loomq.schedules import spec as schedule
 from loomq.workers import spec as worker
 from loomq.workers.base import ProcessingBackend
+from loomq.yaml_compose import EMPTY
 from loomq.yaml_text import read_document
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ class _Reader:
         folder = file.resolve().parent.name
         if folder == "workers":
             self.known_workers.add(file.stem)
+        if document is None and file.name == ROUTER_FILE and any(one.message == EMPTY for one in problems):
+            return  # every rule may be left out, so all of them may be commented out
         self.problems += problems
         if document is None:
             self.unread_pipelines.update([file.stem] if folder == "pipelines" else [])
@@ -219,6 +222,7 @@ class _Reader:
 
     def check(self) -> None:
         """Check what needs more than one file, and what YAML names outside itself."""
+        self.problems += self._key_problems()
         neighbours = Neighbours(self.known_workers, self._pipelines(), self._contracts)
         for entry in self.entries.values():
             if entry.spec is None:
@@ -229,6 +233,26 @@ class _Reader:
                 self.problems += self._override_problems(entry.document, entry.spec)
             elif isinstance(entry.spec, pipeline.PipelineSpec):
                 self.problems += check_pipeline(entry.document, entry.spec, neighbours)
+
+    def _key_problems(self) -> Iterator[Problem]:
+        """Check what workers say of concurrency keys: those that share one must agree, and a field must be possible."""
+        first: dict[str, tuple[str, int]] = {}
+        workers = [entry for entry in self.entries.values() if isinstance(entry.spec, worker.WorkerSpec)]
+        for entry in sorted(workers, key=lambda one: one.name):
+            spec = entry.spec
+            assert isinstance(spec, worker.WorkerSpec)
+            if spec.concurrency_key is None:
+                continue
+            root, dot, field_name = spec.concurrency_key.partition(".")
+            slots = spec.max_concurrent or 1
+            if not dot:
+                other, most = first.setdefault(root, (spec.name, slots))
+                if most != slots:
+                    message = f'worker {other} gives the key "{root}" {most} slots, and this one {slots}'
+                    yield entry.document.problem("LQ117", message, ("concurrency_key",), hint="write the same number")
+            elif not _may_have(spec.input_schema, field_name.partition(".")[0]):
+                message = f"no payload has {spec.concurrency_key}: the input_schema does not allow it"
+                yield entry.document.problem("LQ117", message, ("concurrency_key",))
 
     def _pipelines(self) -> dict[str, PipelineSpec | None]:
         found: dict[str, PipelineSpec | None] = dict.fromkeys(self.unread_pipelines)
@@ -280,6 +304,13 @@ class _Reader:
         rules = next(iter(of("router").values()), None) or router.RouterRules()
         files = {key: entry.file for key, entry in good.items()}
         return Catalog(of("worker"), of("pipeline"), of("orchestrator"), of("schedule"), rules, files)
+
+
+def _may_have(schema: dict[str, Any] | None, name: str) -> bool:
+    """Say whether an object of a schema may have a field, as far as the schema says it plainly."""
+    if schema is None or schema.get("additionalProperties") is not False or "patternProperties" in schema:
+        return True
+    return name in schema.get("properties", {}) or any(key in schema for key in ("$ref", "allOf", "anyOf", "oneOf"))
 
 
 def _schema_holders(spec: Spec) -> Iterator[tuple[KeyPath, Any]]:

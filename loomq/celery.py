@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from loomq.loom import Loom
+from loomq.queues import control
 from loomq.settings import Settings
 
+control.install()
 app = Loom(Settings.load()).app

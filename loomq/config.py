@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXPLANATIONS",
+    "ConcurrencyKey",
     "Count",
     "Document",
     "DottedName",
@@ -42,17 +43,21 @@ __all__ = [
     "publish_x_keys",
     "read_document",
     "read_spec",
+    "refuse_no_rate",
     "suggest",
 ]
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
 DOTTED_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$"
 RATE_PATTERN = r"^[0-9]+(\.[0-9]+)?(/[smh])?$"
+HIGHEST_RATE = 1_000_000  # a second
+KEY_PATTERN = r"^(payload(\.[A-Za-z0-9_-]+)+|[a-z][a-z0-9_-]*)$"
 
 # Numbers and flags are strict: YAML has types, and `true` is no number and "60" is no duration.
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=100)]
 DottedName = Annotated[str, StringConstraints(pattern=DOTTED_PATTERN, max_length=300)]
-Rate = Annotated[str, StringConstraints(pattern=RATE_PATTERN)]
+Rate = Annotated[str, StringConstraints(pattern=RATE_PATTERN, max_length=30)]
+ConcurrencyKey = Annotated[str, StringConstraints(pattern=KEY_PATTERN, max_length=200)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Seconds = Annotated[float, Field(strict=True, gt=0, le=30 * 86400, allow_inf_nan=False)]
 Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -68,6 +73,11 @@ _FORMS = {
     NAME_PATTERN: ("LQ115", "name", "use lower-case letters, digits and _, beginning with a letter"),
     DOTTED_PATTERN: ("LQ114", "dotted name", "write package.module.Class"),
     RATE_PATTERN: ("LQ114", "rate", 'write "10/s", "100/m" or "1000/h"'),
+    KEY_PATTERN: (
+        "LQ114",
+        "concurrency key",
+        "write payload.field, or a name of lower-case letters, digits, - and _",
+    ),
 }
 
 # pydantic's error types for a wrong type, in YAML's words.
@@ -129,6 +139,21 @@ def contradiction(message: str, key: str = "", *, id: str = "LQ117", hint: str =
     context = {"key": key, "id": id, "hint": hint}
     # The message may hold braces, which pydantic would take for placeholders.
     return PydanticCustomError("loomq", "{text}", {**context, "text": message})
+
+
+def refuse_no_rate(rate: str | None, key: str) -> None:
+    """Refuse a rate in a file that limits nothing, or is 0: in Celery that is no limit, and may be meant otherwise.
+
+    Raises:
+        PydanticCustomError: It is such a one.
+    """
+    if rate is not None and float(rate.partition("/")[0]) > HIGHEST_RATE:
+        raise contradiction(
+            f"{rate} is more than {HIGHEST_RATE:,}", key, id="LQ114", hint="leave the key out for no limit"
+        )
+    if rate is not None and not float(rate.partition("/")[0]):
+        hint = "leave the key out for no limit; to let nothing start, end the worker's nodes"
+        raise contradiction(f"{rate} is no rate", key, id="LQ114", hint=hint)
 
 
 def load_spec(path: Path, model: type[S], *, name: str | None = None) -> tuple[S | None, list[Problem]]:

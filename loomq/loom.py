@@ -6,13 +6,12 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from loomq.catalog import require_catalog
+from loomq.configs import Configs
 from loomq.embedded.client import ensure, services_for
 from loomq.llm.http import HttpPool
 from loomq.llm.settings import keys_in
 from loomq.llm.tiers import Tiers
-from loomq.queues.app import LoomCelery
-from loomq.queues.routing import Router
+from loomq.queues.app import LoomCelery, speaks_redis
 from loomq.redaction import know, know_url
 from loomq.runs.call import Calls
 from loomq.runs.execute import Executor
@@ -32,7 +31,9 @@ from loomq.workers.runtime import WorkerRuntime
 
 if TYPE_CHECKING:
     from loomq.catalog import Catalog
+    from loomq.configs import Change
     from loomq.embedded.client import EmbeddedServices
+    from loomq.queues.routing import Router
     from loomq.settings import Settings
 
 _THREADS = 8  # connections that a process may keep; a threads pool shares them
@@ -43,21 +44,33 @@ class Loom:
 
     Args:
         settings: What the environment says.
+        lenient: Leave files with errors out, for whoever only looks at what goes on.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, lenient: bool = False) -> None:
         self.settings = settings
-        know_url(settings.database_url, settings.listen_url, settings.broker_url)
+        self._lenient = lenient
+        know_url(settings.database_url, settings.listen_url, settings.broker_url, settings.redis_url)
         know(*keys_in(os.environ))
 
     @cached_property
+    def configs(self) -> Configs:
+        """The project's files, which may be read again; nothing is read yet."""
+        return Configs(self.settings, self._files_changed, lenient=self._lenient)
+
+    def _files_changed(self, change: Change) -> None:
+        """Know the tasks of workers that were added since."""
+        if not change.is_empty and "app" in self.__dict__:
+            self._add_workers(self.app)
+
+    @property
     def catalog(self) -> Catalog:
-        """The project's YAML.
+        """The project's YAML, as it was last read.
 
         Raises:
             ConfigError: A file has errors.
         """
-        return require_catalog(self.settings)
+        return self.configs.project.catalog
 
     @cached_property
     def services(self) -> EmbeddedServices:
@@ -90,13 +103,23 @@ class Loom:
             migrate.upgrade(plain)
 
     def _ensure_broker(self) -> None:
-        if self.settings.broker_url is None:
+        if self.settings.broker_url is None or self.limits_url == self.services.broker_url:
             ensure(self.services, postgres=self.settings.database_url is None, redis=True)
 
-    @cached_property
+    @property
+    def limits_url(self) -> str | None:
+        """The Redis that holds rates and token budgets: the one that is named for it, the broker, or the embedded one.
+
+        ``None`` if there is none: a cluster on RabbitMQ must name one, which all of its machines share.
+        """
+        if self.settings.redis_url or speaks_redis(self.broker_url):
+            return self.settings.redis_url or self.broker_url
+        return self.services.broker_url if self.is_embedded else None
+
+    @property
     def router(self) -> Router:
-        """The project's routing rules."""
-        return router_of(self.catalog)
+        """The project's routing rules, as they were last read; errors as in ``catalog``."""
+        return self.configs.router
 
     @cached_property
     def app(self) -> LoomCelery:
@@ -105,15 +128,20 @@ class Loom:
             self.settings,
             broker_url=self.broker_url,
             database=self.database,
-            router=self.router,
+            limits=lambda: self.configs.limits,
+            limits_url=self.limits_url,
             queues=self.router.queues_in_use,
             ensure_broker=self._ensure_broker,
         )
-        for name, worker in self.catalog.workers.items():
-            app.add_worker(name, worker.description)
+        self._add_workers(app)
         app.runner = self._executor(app)
+        app.tasks.catch_up = self.configs.catch_up
         self.node.install(app)
         return app
+
+    def _add_workers(self, app: LoomCelery) -> None:
+        for name, worker in self.catalog.workers.items():
+            app.add_worker(name, worker.description, worker.rate_limit)
 
     @cached_property
     def node(self) -> WorkerNode:
@@ -151,7 +179,7 @@ class Loom:
         return Replayer(self.settings, self.database, self.plans, self.publisher)
 
     def _submitter(self, publisher: Publisher) -> Submitter:
-        return Submitter(self.settings, self.catalog, self.router, self.database, publisher, self.plans)
+        return Submitter(self.settings, self.configs, self.database, publisher, self.plans)
 
     def _executor(self, app: LoomCelery) -> Executor:
         publisher = Publisher(self.settings, self.database, app)
@@ -177,6 +205,8 @@ class Loom:
             Subgoals(self.database, submitter, sequel),
             node=self.node.id,
             process_lost=self.node.process_lost,
+            configs=self.configs,
+            serves=self.node.serves,
         )
 
     def close(self) -> None:
@@ -186,13 +216,3 @@ class Loom:
             self.app.close()
         if "database" in self.__dict__:
             self.database.close()
-
-
-def router_of(catalog: Catalog) -> Router:
-    """Give the routing rules of a project."""
-    defaults = {name: str(worker.tier) for name, worker in catalog.workers.items()}
-    overrides = {name: str(tier) for name, tier in catalog.rules.tier_overrides.items()}
-    asked = frozenset(
-        (name, str(tier)) for pipeline in catalog.pipelines.values() for name, tier in pipeline.tiers_asked
-    )
-    return Router(defaults, overrides, asked)

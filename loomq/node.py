@@ -13,6 +13,7 @@ from loomq import __version__
 from loomq.logs import guard
 from loomq.loom import Loom
 from loomq.runs.agent import Agent
+from loomq.runs.pace import Pacemaker
 from loomq.runs.sweep import Sweeper
 from loomq.settings import Settings
 from loomq.store.nodes import Node
@@ -28,10 +29,13 @@ def main() -> None:
     guard(logging.getLogger())
     raw = json.loads(sys.argv[1])
     node = Node(**{**raw, "id": UUID(raw["id"]), "queues": tuple(raw["queues"]), "version": __version__})
-    loom = Loom(settings)
+    # An agent that is replaced while somebody edits a file is still needed; the parent judges what is read again.
+    loom = Loom(settings, lenient=True)
     loom.app.is_node = True
     sweeper = Sweeper(settings, loom.database, loom.app, loom.publisher, loom.sequel, node.id)
-    Agent(settings, loom.database, sweeper, node, os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)).run()
+    pacemaker = Pacemaker(loom.database, loom.app, loom.publisher, node.queues)
+    commands = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+    Agent(settings, loom.database, sweeper, pacemaker, node, commands, loom.configs.reload).run()
     loom.close()
 
 

@@ -21,13 +21,16 @@ from pydantic_settings import (
 )
 
 from loomq.errors import ConfigError
+from loomq.messages import ModelTier
 
 PROJECT_MARKERS = ("loomq.toml", "workers", "pyproject.toml")
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
+REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _SCHEMES = {
     "database_url": _POSTGRES,
     "listen_url": _POSTGRES,
     "broker_url": ("redis", "rediss", "amqp", "amqps", "pyamqp", "redis+socket", "sentinel"),
+    "redis_url": REDIS_SCHEMES,
 }
 _LOOPBACK_HOSTS = {"localhost", "::1", ""}
 _LOOPBACK_ADDRESS = re.compile(r"127(\.\d{1,3}){3}")
@@ -63,9 +66,15 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(
         None, repr=False, description="redis://… or amqp://…; unset starts an embedded Redis."
     )
+    redis_url: str | None = Field(
+        None, repr=False, description="The Redis that holds rates and token budgets; default: the broker, if it is one."
+    )
     insecure: bool = Field(False, description="Accept services off loopback without password and TLS.")
     import_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Packages that dotted names in YAML may come from, besides loomq.contrib."
+    )
+    tier: ModelTier | None = Field(
+        None, description="Whose new queues a node takes when files are read again; `loomq worker --tier` sets it."
     )
     lease_seconds: float = Field(15.0, ge=0.5, le=3600)
     heartbeat_seconds: float = Field(1.0, gt=0, le=60)
@@ -79,6 +88,9 @@ class Settings(BaseSettings):
     max_deliveries: int = Field(5, ge=1, le=100)
     window_per_slot: int = Field(8, ge=1, le=1000, description="Messages kept on a queue for each live slot.")
     window_min: int = Field(64, ge=1, le=100_000)
+    ageing_seconds: float = Field(
+        60.0, ge=1, le=86_400, description="How long a task waits before it may go with the most urgent of its queue."
+    )
     keep_goals_days: float = Field(30.0, ge=0, le=36_500, description="For how long `loomq prune` leaves ended goals.")
     keep_dead_letters_days: float = Field(90.0, ge=0, le=36_500, description="The same for goals with dead letters.")
     keep_dead_letters: int = Field(10_000, ge=0, description="How many dead letters it leaves: the newest.")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 KeyPath = tuple[str | int, ...]
 
+EMPTY = "the file is empty"  # also if all of it is comments
 MAX_DEPTH = 32
 MAX_NODES = 50_000
 MAX_DIGITS = 300
@@ -79,7 +80,7 @@ class Composer:
             if isinstance(event, yaml.DocumentStartEvent):
                 break
         else:
-            raise Refused("LQ102", "the file is empty", Mark())
+            raise Refused("LQ102", EMPTY, Mark())
         root = self._node(next(events), events)
         next(events)
         after = next(events)

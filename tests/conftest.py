@@ -152,7 +152,8 @@ class Project:
             (folder / name).mkdir()
         (folder / "mine" / "__init__.py").touch()
         probe = self.loom()
-        probe.app.broker.run(lambda producer: producer.channel.client.flushdb())
+        if probe.app.is_redis:
+            probe.app.broker.run(lambda producer: producer.channel.client.flushdb())
         probe.close()
 
     def write(self, path: str, text: str) -> Path:

@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 from loomq.ids import uuid7
-from loomq.store import goals, letters, openings, stages
+from loomq.store import backlog, goals, letters, openings, stages
+from loomq.store.backlog import URGENCIES, Fairness
 from loomq.store.goals import NewGoal, NewStage
 from loomq.store.openings import Element
 from loomq.store.stages import Place, StageKey
@@ -129,6 +130,12 @@ def take_item(database, goal, item, place=PLACE):
 def lose(database, held, *, retryable=False):
     """Let a claimed stage fail, for good or with attempts left."""
     return stages.fail(database, held.key, held.token, error=NO, retryable=retryable)
+
+
+def take(database, limit, worker="echo", tier="local", *, free=None, age_s=3600.0, share=0.0):
+    """Take waiting stages of one route for publishing, on a queue that has room for all of them."""
+    room = [limit] * URGENCIES if free is None else free
+    return backlog.take_ready(database, [(worker, tier)], [room], limit, Fairness(age_s, share))
 
 
 def due(database, goal):

@@ -121,6 +121,8 @@ def _notes(stage: StageView) -> Iterator[str]:
     name = stage.name
     if stage.status == "skipped" and stage.reason:
         yield f"{name}  skipped: {printable(redacted(stage.reason))}"
+    elif stage.waits:
+        yield f"{name}  waits: {printable(redacted(stage.waits))}"
     elif stage.reason == "reused":
         yield f"{name}  its result was taken over"
     if stage.fallback:

@@ -45,11 +45,12 @@ class Invocation:
 
         return Settings.load(project=self.project, data=self.data)
 
-    def loom(self, *, broker: bool, database: bool = True) -> Loom:
+    def loom(self, *, broker: bool, database: bool = True, lenient: bool = False) -> Loom:
         """Wire everything up until the end of the command, after a quick look whether the services answer at all.
 
         Args:
             broker, database: Whether the command cannot do without it.
+            lenient: Go on without the files that have errors, and say so.
 
         Raises:
             ConfigError: The settings cannot be used.
@@ -66,12 +67,17 @@ class Invocation:
         from loomq.loom import Loom
 
         guard_last_resort()
-        loom = Loom(settings)
+        loom = Loom(settings, lenient=lenient)
         click.get_current_context().call_on_close(loom.close)
+        if lenient:
+            _tell_left_out(loom)
         return loom
 
-    def ready(self) -> Loom:
+    def ready(self, *, lenient: bool = False) -> Loom:
         """Wire everything up for a command that needs the database alone, which is started if it is ours.
+
+        Args:
+            lenient: As ``loom``.
 
         Raises:
             ConfigError, DatabaseUnavailableError: As ``loom``.
@@ -80,11 +86,20 @@ class Invocation:
         from loomq.cli.output import notice_if_slow
         from loomq.services.setup import require_schema
 
-        loom = self.loom(broker=False)
+        loom = self.loom(broker=False, lenient=lenient)
         text = "starting the private Postgres and Redis …" if loom.is_embedded else "waiting for Postgres …"
         with notice_if_slow(text):
             require_schema(loom)
         return loom
+
+
+def _tell_left_out(loom: Loom) -> None:
+    from loomq.cli.output import say
+
+    loom.catalog  # noqa: B018  (reads the files)
+    left_out = loom.configs.left_out
+    if left_out:
+        say(f"warning: the project's files have errors, and are left out: {left_out[0].headline()}\n  loomq validate")
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:

@@ -56,7 +56,7 @@ def _print(view: PlanView) -> None:
     out.print("\nreads")
     width = max(len(stage.name) for stage in view.stages)
     for stage in view.stages:
-        told = "".join(f"; {note}" for note in stage.notes)
+        told = "".join(f"; {note}" for note in (*stage.notes, *(f"limit: {limit}" for limit in stage.limits)))
         out.print(f"  {stage.name:<{width}}  {', '.join(stage.reads) or 'nothing'}{told}", soft_wrap=True)
     out.print()
     out.print(table(("published", "as", "stages"), [_row(segment) for segment in view.segments]))

@@ -23,7 +23,7 @@ def command(invocation: Invocation, as_json: bool) -> None:
     from loomq.cli.output import emit
     from loomq.services.setup import survey
 
-    view = survey(invocation.loom(database=False, broker=False))
+    view = survey(invocation.loom(database=False, broker=False, lenient=True))
     if as_json:
         emit(view.to_json())
     else:
@@ -33,7 +33,7 @@ def command(invocation: Invocation, as_json: bool) -> None:
 
 
 def _print(view: SetupView) -> None:
-    from loomq.cli.output import clock, console, table
+    from loomq.cli.output import clock, console, duration, table
 
     out = console()
     services = (("Postgres", view.database), ("broker", view.broker))
@@ -50,6 +50,10 @@ def _print(view: SetupView) -> None:
     else:
         who, since, last = view.sweeper.who, clock(view.sweeper.since), clock(view.sweeper.renewed_at)
         out.print(f"sweeper  {who} since {since}, last pass {last}\n")
+    for queue in view.stuck:
+        tasks = f"{queue.waiting} {'task' if queue.waiting == 1 else 'tasks'}"
+        waits = f"{tasks} on {queue.name} for {duration((queue.oldest_s or 0) * 1000)}"
+        out.print(f"waiting  {waits}, and no live node serves it: loomq worker -Q {queue.name}\n")
     if not view.nodes:
         out.print("no live worker node; start one: loomq worker, or loomq dev")
         return

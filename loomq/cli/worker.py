@@ -49,7 +49,8 @@ def command(
     line = worker_command(queues=wanted, concurrency=concurrency, pool=pool, name=name)
     loom.close()
     os.chdir(loom.settings.project)
-    os.execvpe(line[0], [*line, *celery], environment_of(loom))  # noqa: S606  (a command of ours)
+    around = {**environment_of(loom), **({"LOOMQ_TIER": tier} if tier else {})}
+    os.execvpe(line[0], [*line, *celery], around)  # noqa: S606  (a command of ours)
 
 
 def _of_tier(loom: Loom, tier: str) -> list[str]:

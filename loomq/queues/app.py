@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from socket import gethostname
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import Celery, signals
+from celery.app.registry import TaskRegistry
+from celery.app.trace import build_tracer
 from celery.app.utils import Settings as CelerySettings
 from celery.utils.log import get_multiprocessing_logger
 from kombu import Exchange, Queue
@@ -13,19 +16,20 @@ from kombu.utils.url import maybe_sanitize_url
 from loomq.logs import guard
 from loomq.queues.broker import Broker
 from loomq.queues.guard import bound_decompression, outlive_the_broker, read_any_properties
-from loomq.queues.names import StageMessage, broker_priority, level, task_name
+from loomq.queues.limits import Limiter
+from loomq.queues.names import StageMessage, broker_priorities, broker_priority, level, task_name, urgency
 from loomq.queues.quarantine import Quarantine
 from loomq.queues.task import StageTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from loomq.errors import LoomqError
+    from loomq.queues.limits import Limits
     from loomq.queues.routing import Router
     from loomq.settings import Settings
     from loomq.store.engine import Database
 
-_STEPS = [0, 3, 6, 9]
 # For connecting and for an answer. Whoever submits is told within half a second; a node on a busy machine waits longer
 # before it calls its broker dead.
 _PATIENCE_S = (0.4, 0.4)
@@ -53,6 +57,32 @@ class Runner(Protocol):
     def process_lost(self) -> None:
         """Hear from Celery's parent process that a child of its pool has ended."""
 
+    def catch_up(self) -> None:
+        """Read the project's files again if the parent process has."""
+
+    def reload(self) -> dict[str, Any]:
+        """Read the project's files again, and say what has changed.
+
+        Raises:
+            ConfigError: They have errors; what they said before stays.
+        """
+
+    def serves(self, queues: Sequence[str]) -> None:
+        """Hear which queues the node consumes by now."""
+
+
+class Tasks(TaskRegistry):  # type: ignore[misc]
+    """The tasks by name; one that is missing may be of a worker that was added since this process began."""
+
+    catch_up: Callable[[], None] | None = None
+
+    def __missing__(self, name: str) -> Any:
+        if self.catch_up is not None:
+            self.catch_up()
+        if name in self:
+            return self[name]
+        raise self.NotRegistered(name)
+
 
 class LoomCelery(Celery):  # type: ignore[misc]
     """The app that ``celery -A loomq`` finds.
@@ -61,12 +91,15 @@ class LoomCelery(Celery):  # type: ignore[misc]
         settings: The process's settings.
         broker_url: Where the broker is; nothing is opened here.
         database: Where goals and results are kept.
-        router: Which queue serves which worker and tier.
+        limits: Gives the limits, and with them the router, as the files say them now.
+        limits_url: The Redis that holds rates and token budgets; ``None`` if there is none.
         queues: The queues that a worker without ``-Q`` consumes.
         ensure_broker: Called before the first connection of each process: starts an embedded broker.
     """
 
     events_cls = "loomq.queues.events:SafeEvents"
+
+    registry_cls = Tasks
 
     amqp_cls = "loomq.queues.transport:GuardedAMQP"
 
@@ -76,17 +109,18 @@ class LoomCelery(Celery):  # type: ignore[misc]
         *,
         broker_url: str,
         database: Database,
-        router: Router,
+        limits: Callable[[], Limits],
         queues: Sequence[str],
+        limits_url: str | None = None,
         ensure_broker: Callable[[], None],
     ) -> None:
         self.loom_settings = settings
         self.database = database
-        self.router = router
+        self._limits = limits
         self.runner: Runner | None = None
         self.is_node = False
         self.while_waiting: Callable[[], None] | None = None  # called while a lost broker holds the node's loop up
-        self.is_redis = broker_url.startswith(("redis", "rediss", "sentinel", "valkey", "unix"))
+        self.is_redis = speaks_redis(broker_url)
         self._ensure_broker = ensure_broker
         self.quarantine = Quarantine(database)
         bound_decompression()
@@ -99,18 +133,49 @@ class LoomCelery(Celery):  # type: ignore[misc]
         super().__init__("loomq", set_as_current=True, loader="celery.loaders.app:AppLoader")
         object.__setattr__(self.conf, "__class__", OwnSettings)  # Celery has no way to say which class it makes
         self.conf.update(celery_settings(broker_url, queues, is_redis=self.is_redis))
-        self.conf.task_routes = (router.celery_route,)
+        self.conf.task_routes = (self.route,)
         self.broker = Broker(self, is_redis=self.is_redis, shown_url=maybe_sanitize_url(broker_url))
+        self.limiter = Limiter(self._limits_server(broker_url, limits_url), limits)
 
-    def add_worker(self, name: str, description: str | None) -> None:
-        """Register the task of one worker."""
-        self.register_task(
-            type(f"worker_{name}", (StageTask,), {"name": task_name(name), "__doc__": description, "worker": name})()
+    def _limits_server(self, broker_url: str, url: str | None) -> Broker | None:
+        if url is None or url == broker_url:
+            return self.broker if self.is_redis else None
+        return Broker(
+            self,
+            is_redis=True,
+            shown_url=maybe_sanitize_url(url),
+            url=url,
+            name="the Redis of the limits",
+            setting="LOOMQ_REDIS_URL",
         )
 
-    def broker_priority(self, number: int) -> int:
-        """Give a priority level as this broker's number."""
-        return broker_priority(number, low_is_urgent=self.is_redis)
+    @property
+    def router(self) -> Router:
+        """Which queue serves which worker and tier, as the files say it now."""
+        return self._limits().router
+
+    def route(self, name: str, *arguments: Any, **more: Any) -> dict[str, str] | None:
+        """Route a task as Celery's ``task_routes`` asks; see ``Router.celery_route``."""
+        return self.router.celery_route(name, *arguments, **more)
+
+    def add_worker(self, name: str, description: str | None, rate_limit: str | None = None) -> None:
+        """Register the task of one worker, or say its description and rate anew."""
+        known = self._tasks.get(task_name(name))
+        if known is not None:
+            known.rate_limit = rate_limit
+            return
+        said = {"name": task_name(name), "__doc__": description, "worker": name, "rate_limit": rate_limit}
+        task = self.register_task(type(f"worker_{name}", (StageTask,), said)())
+        if self.use_fast_trace_task:  # this process is a worker's: it has prepared all tasks that it knew
+            task.__trace__ = build_tracer(task.name, task, self.loader, gethostname(), app=self)
+
+    def broker_priority(self, urgency: int) -> int:
+        """Give an urgency as this broker's number."""
+        return broker_priority(urgency, low_is_urgent=self.is_redis)
+
+    def priority_of(self, header: Mapping[str, Any]) -> int:
+        """Give the broker's priority of one of our messages by its header."""
+        return self.broker_priority(urgency(header["priority"], first=not header.get("bulk")))
 
     def _connection(self, *args: Any, **kwargs: Any) -> Any:
         self._ensure_broker()
@@ -156,8 +221,7 @@ def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -
         queues: The queues that a worker without ``-Q`` consumes.
         is_redis: Whether the broker speaks Redis; RabbitMQ orders priorities by the queue's own argument.
     """
-    normal = broker_priority(level("normal"), low_is_urgent=is_redis)
-    arguments = {} if is_redis else {"x-max-priority": 9}
+    normal = broker_priority(urgency(level("normal")), low_is_urgent=is_redis)
     return {
         "broker_url": broker_url,
         "broker_connection_retry_on_startup": True,
@@ -179,10 +243,7 @@ def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -
         "task_track_started": False,
         "task_default_priority": normal,
         "task_default_exchange": "loomq",
-        "task_queues": [
-            Queue(name, Exchange("loomq", type="direct"), routing_key=name, queue_arguments=arguments)
-            for name in queues
-        ],
+        "task_queues": [task_queue(name, is_redis=is_redis) for name in queues],
         "task_create_missing_queues": True,
         "task_queue_max_priority": None if is_redis else 9,
         "task_default_queue": queues[0] if queues else "loomq.control",
@@ -193,12 +254,23 @@ def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -
     }
 
 
+def task_queue(name: str, *, is_redis: bool) -> Queue:
+    """Describe a queue of ours to Celery."""
+    arguments = {} if is_redis else {"x-max-priority": 9}
+    return Queue(name, Exchange("loomq", type="direct"), routing_key=name, queue_arguments=arguments)
+
+
+def speaks_redis(url: str) -> bool:
+    """Say whether a broker's URL is one of a Redis."""
+    return url.startswith(("redis", "rediss", "sentinel", "valkey", "unix"))
+
+
 def _transport_options() -> dict[str, Any]:
     return {
         "visibility_timeout": _TWELVE_HOURS,  # redelivery is the sweeper's business
         # By priority first, and in turn over the queues of one priority: in the order of names the last would starve.
         "queue_order_strategy": "round_robin",
-        "priority_steps": _STEPS,
+        "priority_steps": sorted(broker_priorities(low_is_urgent=True)),
         "socket_connect_timeout": 3,
         "socket_timeout": 10,
         "socket_keepalive": True,

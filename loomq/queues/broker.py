@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +15,7 @@ from loomq.errors import BrokerUnavailableError
 from loomq.ids import uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from celery import Celery
     from kombu import Connection, Producer
@@ -24,6 +25,7 @@ _CLOSED_FOR_S = 2.0
 _PATIENCE_S = 1.0
 
 T = TypeVar("T")
+Lengths = Mapping[str, Mapping[int | None, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,7 @@ class Look:
     """
 
     mark: str
-    lengths: Mapping[str, Mapping[int | None, int]]
-
-    def length(self, queue: str) -> int:
-        """Count the messages that wait on a queue."""
-        return sum(self.lengths[queue].values())
+    lengths: Lengths
 
     def is_empty(self, queue: str, priority: int) -> bool:
         """Say whether no message of that priority waits on a queue."""
@@ -58,12 +56,27 @@ class Broker:
         app: Who connects.
         is_redis: Whether the broker speaks Redis; RabbitMQ is asked otherwise.
         shown_url: The broker's URL without its password.
+        url: Another server than the app's broker.
+        name: What error texts call it.
+        setting: Which setting names the server, for error texts.
     """
 
-    def __init__(self, app: Celery, *, is_redis: bool, shown_url: str) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        is_redis: bool,
+        shown_url: str,
+        url: str | None = None,
+        name: str = "the broker",
+        setting: str = "LOOMQ_BROKER_URL",
+    ) -> None:
         self._app = app
         self._is_redis = is_redis
         self._shown_url = shown_url
+        self._url = url
+        self._name = name
+        self._setting = setting
         self._lock = threading.RLock()
         self._in_hand = threading.local()
         self._connection: Connection | None = None
@@ -117,7 +130,7 @@ class Broker:
 
     def _open(self) -> Producer:
         if self._producer is None or self._pid != os.getpid():
-            self._connection = self._app.connection_for_write()
+            self._connection = self._app.connection_for_write(self._url)
             self._producer = self._app.amqp.Producer(self._connection)
             self._pid = os.getpid()
         return self._producer
@@ -128,13 +141,13 @@ class Broker:
             connection.collect(socket_timeout=0.1)
 
     def _closed(self) -> BrokerUnavailableError:
-        return BrokerUnavailableError(f"the broker at {self._shown_url} did not answer a moment ago, or is held up")
+        return BrokerUnavailableError(f"{self._name} at {self._shown_url} did not answer a moment ago, or is held up")
 
     def _unavailable(self, error: BaseException) -> BrokerUnavailableError:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return BrokerUnavailableError(
-            f"the broker at {self._shown_url} does not answer: {reason}",
-            hint="start it, correct LOOMQ_BROKER_URL, or unset it to use the embedded one",
+            f"{self._name} at {self._shown_url} does not answer: {reason}",
+            hint=f"start it, correct {self._setting}, or unset it to use the embedded one",
         )
 
     def close(self) -> None:
@@ -151,17 +164,15 @@ class Broker:
         self._closed_until = 0.0
         self.run(lambda producer: producer.channel.client.ping() if self._is_redis else producer.channel)
 
-    def lengths(self, queues: Sequence[str]) -> dict[str, int]:
-        """Count the messages that wait on each queue; a queue that does not exist counts 0.
+    def lengths(self, queues: Sequence[str]) -> Lengths:
+        """Count the messages that wait on each queue, as ``Look.lengths``; a queue that does not exist counts 0.
 
         Raises:
             BrokerUnavailableError: The broker does not answer.
         """
         if not queues:
             return {}
-        if self._is_redis:
-            return self.run(lambda producer: dict(_redis_lengths(producer.channel, queues)))
-        return self.run(lambda producer: {queue: _amqp_length(producer, queue) for queue in queues})
+        return self.run(lambda producer: (_redis_lengths if self._is_redis else _amqp_lengths)(producer, queues))
 
     def look(self, queues: Sequence[str]) -> Look:
         """Read the mark and the queues' lengths; in one round trip on Redis.
@@ -187,13 +198,11 @@ def _is_timeout(error: BaseException) -> bool:
     return any(isinstance(each, RedisTimeoutError | TimeoutError) for each in (error, error.__cause__))
 
 
-def _redis_lengths(channel: Any, queues: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Add up the lists that kombu keeps for a queue, one a priority step, in one round trip."""
-    with channel.client.pipeline(transaction=False) as pipeline:
-        _ask_lengths(pipeline, channel, queues)
-        found = _told_lengths(pipeline.execute(), channel, queues)
-    for queue, lengths in found.items():
-        yield queue, sum(lengths.values())
+def _redis_lengths(producer: Producer, queues: Sequence[str]) -> Lengths:
+    """Measure the lists that kombu keeps for a queue, one a priority step, in one round trip."""
+    with producer.channel.client.pipeline(transaction=False) as pipeline:
+        _ask_lengths(pipeline, producer.channel, queues)
+        return _told_lengths(pipeline.execute(), producer.channel, queues)
 
 
 def _ask_lengths(pipeline: Any, channel: Any, queues: Sequence[str]) -> None:
@@ -202,7 +211,7 @@ def _ask_lengths(pipeline: Any, channel: Any, queues: Sequence[str]) -> None:
             pipeline.llen(channel._q_for_pri(queue, step))  # noqa: SLF001  (kombu has no public name for it)
 
 
-def _told_lengths(counts: list[int], channel: Any, queues: Sequence[str]) -> dict[str, dict[int | None, int]]:
+def _told_lengths(counts: list[int], channel: Any, queues: Sequence[str]) -> Lengths:
     steps = channel.priority_steps
     return {
         queue: dict(zip(steps, counts[index * len(steps) : (index + 1) * len(steps)], strict=True))
@@ -232,8 +241,12 @@ def _amqp_length(producer: Producer, queue: str) -> int:
         return 0
 
 
+def _amqp_lengths(producer: Producer, queues: Sequence[str]) -> Lengths:
+    return {queue: {None: _amqp_length(producer, queue)} for queue in queues}
+
+
 def _amqp_look(producer: Producer, queues: Sequence[str]) -> Look:
-    return Look(_amqp_mark(producer), {queue: {None: _amqp_length(producer, queue)} for queue in queues})
+    return Look(_amqp_mark(producer), _amqp_lengths(producer, queues))
 
 
 def _amqp_mark(producer: Producer) -> str:

@@ -13,6 +13,7 @@ from loomq.problems import suggest
 from loomq.queues.names import HEADER, MALFORMED, StageMessage, worker_of
 from loomq.queues.quarantine import FLUSH_S, told
 from loomq.queues.shape import LARGEST_BYTES, is_text, message_fault, task_of
+from loomq.queues.task import StageTask
 from loomq.queues.transport import is_broker_failure
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class LoomConsumer(Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.quarantine = self.app.quarantine
         self.timer.call_repeatedly(FLUSH_S, self.quarantine.flush)
+
+    def bucket_for_task(self, type: Any) -> Any:  # noqa: A002  (Celery's signature)
+        """Give a task's bucket in this process; our workers' rates hold over the cluster and are no business of it."""
+        return None if isinstance(type, StageTask) else super().bucket_for_task(type)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Give the function that every message of a task queue comes to."""

@@ -13,7 +13,10 @@ MALFORMED = "loomq-malformed"  # the header by which our transports pass on what
 STAGE_GROUP = "loomq-stage-"
 
 _LEVELS = {TaskPriority.LOW: 0, TaskPriority.NORMAL: 1, TaskPriority.HIGH: 2, TaskPriority.CRITICAL: 3}
-_STEPS = 3  # brokers are given the levels 0, 3, 6, 9
+_STEPS = 3  # a Celery user's levels are 0, 3, 6, 9
+#: The priorities of Redis queues by urgency, 0 the most urgent. Those of the first release were 9, 6, 3, 0.
+_REDIS = (9, 8, 7, 6, 4, 3, 1, 0)
+_MOST = 9
 _LONGEST_NAME = 100
 _ITEMS = 2**31
 
@@ -43,9 +46,24 @@ def priority_named(number: int) -> TaskPriority:
     return next(name for name, value in _LEVELS.items() if value == number)
 
 
-def broker_priority(number: int, *, low_is_urgent: bool) -> int:
-    """Turn a level into the broker's priority: on Redis 0 is the most urgent, on RabbitMQ the least."""
-    return _STEPS * (max(_LEVELS.values()) - number if low_is_urgent else number)
+def urgency(level: int, *, first: bool = True) -> int:
+    """Give the order in which a queue hands messages out: 7 first, 0 last.
+
+    Args:
+        first: Whether no other message of the goal waits on the queue. Such go before the others of their level, so
+            that a goal with ten thousand tasks keeps no other waiting.
+    """
+    return 2 * level + first
+
+
+def broker_priority(urgency: int, *, low_is_urgent: bool) -> int:
+    """Turn an urgency into the broker's priority: on Redis 0 is the most urgent, on RabbitMQ the least."""
+    return _REDIS[urgency] if low_is_urgent else _MOST - _REDIS[urgency]
+
+
+def broker_priorities(*, low_is_urgent: bool) -> list[int]:
+    """List all that are in use, the least urgent first."""
+    return [broker_priority(each, low_is_urgent=low_is_urgent) for each in range(len(_REDIS))]
 
 
 def level_of_broker(priority: int, *, low_is_urgent: bool) -> int:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from loomq.errors import UnknownNameError
+from loomq.problems import suggest
 from loomq.queues.names import queue_name, worker_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 @dataclass(frozen=True)
@@ -26,23 +28,49 @@ class Router:
     overrides: Mapping[str, str] = field(default_factory=dict)
     asked: frozenset[tuple[str, str]] = frozenset()
 
-    def tier(self, worker: str, asked: str) -> str:
-        """Give the tier that a worker's task has today when this one was asked for."""
-        return self.overrides.get(worker, asked)
+    def tier(self, worker: str, asked: str | None = None) -> str:
+        """Give the tier that a worker's task has today: the override's, else the asked one, else the worker's own.
 
-    def queue(self, worker: str, tier: str) -> str:
-        """Name the queue that serves a worker's tier today."""
+        Raises:
+            UnknownNameError: No tier was asked for, and there is no such worker.
+        """
+        found = self.overrides.get(worker, asked) or self.defaults.get(worker)
+        if found is None:
+            raise unknown_name("worker", worker, self.defaults)
+        return found
+
+    def queue(self, worker: str, tier: str | None = None) -> str:
+        """Name the queue that serves a worker's tier today; errors as in ``tier``."""
         return queue_name(worker, self.tier(worker, tier))
 
     @cached_property
-    def queues_in_use(self) -> tuple[str, ...]:
-        """The queues that the configurations use: each worker's default tier's and those that stages ask for."""
-        routes = {*self.defaults.items(), *self.asked}
-        return tuple(sorted({self.queue(worker, tier) for worker, tier in routes}))
+    def routes_in_use(self) -> frozenset[tuple[str, str]]:
+        """The (worker, tier) pairs that the configurations use: each worker's default and what stages ask for."""
+        return frozenset({*self.defaults.items(), *self.asked})
 
-    def celery_route(self, name: str, *_: Any, **__: Any) -> dict[str, str] | None:
-        """Route a task that was sent without a queue, as Celery's ``task_routes`` asks."""
+    @cached_property
+    def queues_in_use(self) -> tuple[str, ...]:
+        """The queues that serve those."""
+        return tuple(sorted({self.queue(worker, tier) for worker, tier in self.routes_in_use}))
+
+    def celery_route(
+        self, name: str, args: Any = None, kwargs: Any = None, options: Any = None, **_: Any
+    ) -> dict[str, str] | None:
+        """Route a task that was sent without a queue, as Celery's ``task_routes`` asks.
+
+        Raises:
+            UnknownNameError: The task is one of ours, and there is no such worker.
+        """
+        del args, kwargs
         worker = worker_of(name)
-        if worker is None or worker not in self.defaults:
+        if worker is None or (options or {}).get("queue"):
             return None
-        return {"queue": self.queue(worker, self.defaults[worker])}
+        if worker not in self.defaults:
+            raise unknown_name("worker", worker, self.defaults)
+        return {"queue": self.queue(worker)}
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Make the error for a worker or a pipeline that no file describes, with the nearest names."""
+    hint = suggest(name, known) or f"known {kind}s: {', '.join(sorted(known)) or 'none'}"
+    return UnknownNameError(f'no {kind} is called "{name}"', hint=hint)

@@ -71,7 +71,7 @@ class StageTask(Task):  # type: ignore[misc]
         quarantine.flush(at_once=True)  # no timer does it in a child of the pool
 
     def _send(self, message: StageMessage, sending: dict[str, Any]) -> None:
-        sending["priority"] = self.app.broker_priority(sending["headers"][HEADER]["priority"])
+        sending["priority"] = self.app.priority_of(sending["headers"][HEADER])
         sending["retry"] = False
         send = super().apply_async
         try:

@@ -11,6 +11,7 @@ import os
 import select
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
@@ -22,6 +23,9 @@ from loomq.store import nodes, stages
 from loomq.workers.deadline import INTERRUPTION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loomq.runs.pace import Pacemaker
     from loomq.runs.sweep import Sweeper
     from loomq.settings import Settings
     from loomq.store.engine import Database
@@ -41,20 +45,34 @@ class Agent:
 
     Args:
         node: What is known of the node; ``node.pid`` is the worker's parent process, which is also this one's.
-        commands: A pipe from the parent: a line asks for a look at once, ``leaving`` says that the node takes no more
-            work, ``leaving now`` that it does not finish either, and its end that the parent is gone.
+        commands: A pipe from the parent: a line asks for a look at once, ``serves QUEUES`` that the files be read
+            again, ``leaving`` says that the node takes no more work, ``leaving now`` that it does not finish either,
+            and its end that the parent is gone.
+        reload: Reads the files again.
     """
 
     def __init__(
-        self, settings: Settings, database: Database, sweeper: Sweeper, node: Node, commands: IO[bytes]
+        self,
+        settings: Settings,
+        database: Database,
+        sweeper: Sweeper,
+        pacemaker: Pacemaker,
+        node: Node,
+        commands: IO[bytes],
+        reload: Callable[[], object],
     ) -> None:
         self._settings = settings
         self._database = database
         self._sweeper = sweeper
+        self._pacemaker = pacemaker
+        self._reload = reload
+        self._pause_s = 0.0
         self._node = node
         self._commands = commands
         self._parent = psutil.Process(node.pid)
         self._is_out = False
+        self._unread = b""
+        self._beat_at = 0.0
         self._hand_back_at: float | None = None  # known once the node is leaving
 
     @property
@@ -69,7 +87,11 @@ class Agent:
         os.set_blocking(self._commands.fileno(), False)
         next_sweep = 0.0
         while self._parent_lives():
-            self._try(self._beat)
+            if time.monotonic() >= self._beat_at:
+                self._beat_at = time.monotonic() + self._settings.heartbeat_seconds
+                self._try(self._beat)
+            self._pause_s = self._settings.heartbeat_seconds
+            self._try(self._pace)
             if time.monotonic() >= next_sweep:
                 next_sweep = time.monotonic() + self._settings.sweep_seconds
                 self._try(self._sweeper.sweep)
@@ -85,19 +107,34 @@ class Agent:
 
     def _wait(self) -> bool:
         """Wait for the next beat or a word from the parent; False if there will be none."""
-        patience = self._settings.heartbeat_seconds
+        patience = min(max(self._beat_at - time.monotonic(), 0.0), self._pause_s)
         if self._hand_back_at is not None:
             patience = min(patience, max(self._hand_back_at - time.monotonic(), _SHORTEST_WAIT_S))
         readable, _, _ = select.select([self._commands], [], [], patience)
         if not readable:
             return True
         said = self._commands.read()
-        if said and b"leaving" in said and not self._is_leaving:
+        self._beat_at = 0.0
+        *lines, self._unread = (self._unread + (said or b"")).split(b"\n")
+        for line in lines:
+            self._hear(line)
+        return bool(said)
+
+    def _hear(self, line: bytes) -> None:
+        """Do what the parent says."""
+        if line.startswith(b"serves "):
+            queues = tuple(line.decode().removeprefix("serves ").split(","))
+            self._node = replace(self._node, queues=queues)
+            self._pacemaker.serve(queues)
+            self._try(self._reload)
+        if line.startswith(b"leaving") and not self._is_leaving:
             self._hand_back_at = time.monotonic() + self._settings.shutdown_seconds
             self._try(partial(nodes.leave, self._database, self._node.id))
-        if said and b"leaving now" in said:
+        if line == b"leaving now":
             self._hand_back_at = time.monotonic()
-        return bool(said)
+
+    def _pace(self) -> None:
+        self._pause_s = self._pacemaker.beat()
 
     def _beat(self) -> None:
         if not self._is_leaving:

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import Ignore, Retry
@@ -26,6 +26,7 @@ from loomq.queues.names import HEADER, StageMessage
 from loomq.queues.task import payload_of
 from loomq.redaction import redacted, redacted_written
 from loomq.runs.faults import as_stage_error
+from loomq.runs.gate import Gate
 from loomq.runs.opening import FanOut, Skip, opening
 from loomq.store import openings, stages
 from loomq.store.stages import Part, Place, StageKey
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
+    from loomq.configs import Configs
     from loomq.errors import LoomqError
     from loomq.queues.app import LoomCelery
     from loomq.runs.call import Calls
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from loomq.settings import Settings
     from loomq.store.engine import Database
     from loomq.store.stages import Claim, Outcome
-    from loomq.workers.runtime import Done, WorkerRuntime
+    from loomq.workers.runtime import Done, Job, WorkerRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ class Executor:
     Args:
         node: The node's id, which the heartbeat extends leases by.
         process_lost: Called when Celery's parent process reports that a child of its pool has ended.
+        configs: The project's files, which give the limits.
+        serves: Called with the node's queues when they have been read again, for the process beside this one.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class Executor:
         *,
         node: UUID,
         process_lost: Callable[[], None],
+        configs: Configs,
+        serves: Callable[[Sequence[str]], None],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -86,11 +92,23 @@ class Executor:
         self._sequel = sequel
         self._subgoals = subgoals
         self._node = node
+        self._gate = Gate(database, app.limiter, runtime, self._persist)
         self.process_lost = process_lost
+        self.catch_up = configs.catch_up
+        self._configs = configs
+        self.serves = serves
 
     def submit_call(self, task: Any, payload: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Write a raw call down as a goal; see ``Calls.submit``."""
         return self._calls.submit(task.worker, payload, options)
+
+    def reload(self) -> dict[str, Any]:
+        """Read the project's files again, and say what has changed.
+
+        Raises:
+            ConfigError: They have errors; what they said before stays.
+        """
+        return asdict(self._configs.reload())
 
     def put_back(self, task_id: str) -> None:
         """Make a stage ready again whose message came to a node that does not know its task (a rolling deploy)."""
@@ -113,6 +131,7 @@ class Executor:
             celery.exceptions.Retry: It failed and waits in the database for its next attempt.
             PipelineStageError: It failed for good.
         """
+        self.catch_up()
         request = task.request
         if getattr(request, HEADER, None) is None:
             payload = payload_of(args, kwargs)
@@ -123,10 +142,18 @@ class Executor:
         key = StageKey(message.goal_id, message.name, message.item)
         token, place = uuid7(), Place(self._node, os.getpid(), str(request.id))
         request.loomq_goal = key.goal_id
-        claim = self._persist(lambda: stages.claim(self._database, key, token, place, self._settings.lease_seconds))
+        slots = self._configs.limits.slots(task.worker)
+        claim = self._persist(
+            lambda: stages.claim(self._database, key, token, place, self._settings.lease_seconds, slots)
+        )
         if claim is None:
-            logger.info("stage %s of goal %s is not there to claim: a duplicate, or early", key.name, key.goal_id)
+            logger.info(
+                "stage %s of goal %s is not there to claim: a duplicate, or early, or no slot is free for it",
+                key.name,
+                key.goal_id,
+            )
             raise Ignore
+        self._app.limiter.learn(claim.rates)
         stage = None
         try:
             plan = self._persist(lambda: self._plans.get(claim.snapshot))
@@ -135,14 +162,14 @@ class Executor:
         except Ignore:
             raise
         except _Raised as raised:
-            return self._failed(task.worker, plan, stage, claim, raised.error)
+            return self._failed(request, plan, stage, claim, raised.error)
         except LeaseLost as signal:
             # Meant for another stage, maybe, which this process had in hand a moment ago: then it is simply due again.
             self._persist(lambda: stages.release(self._database, key, token, "interrupted"))
             logger.info("stage %s of goal %s is interrupted: %s", key.name, key.goal_id, signal)
             raise Ignore from signal
         except Exception as error:  # noqa: BLE001  (whatever is raised while a stage is held is that stage's failure)
-            return self._failed(task.worker, plan if stage else None, stage, claim, error)
+            return self._failed(request, plan if stage else None, stage, claim, error)
 
     def _run(self, request: Any, plan: Plan, stage: StagePlan, claim: Claim) -> Any:
         """Do what a claimed stage needs: its work, or less, or more."""
@@ -156,7 +183,12 @@ class Executor:
             context = self._payload(stage, claim, goal)
             self._persist(lambda: self._subgoals.open(plan, stage, claim, context))
             return {"stage": claim.key.name}
-        done, text = self._inline(self._work(stage, claim, goal), stage)
+        tier = self._app.router.tier(stage.worker.name, claim.tier)
+        job = stage.job(self._payload(stage, claim, goal), tier=tier, timeout_s=claim.timeout_s)
+        grant = self._gate.enter(request, claim, job, self._guarded(lambda: self._gate.needs(job)))
+        done = self._work(job)
+        self._gate.settle(grant, done)
+        done, text = self._inline(done, stage)
         outcome = self._complete(request, plan, claim, done, text)
         return done.output if claim.task_id else {"stage": claim.key.name, "goal_ended": outcome.goal_ended}
 
@@ -167,11 +199,13 @@ class Executor:
             return stage.payload(goal, claim.inputs)
         return stage.payload(goal, {**claim.inputs, "item": claim.element, "index": claim.key.item})
 
-    def _work(self, stage: StagePlan, claim: Claim, goal: dict[str, Any]) -> Done:
-        tier = self._app.router.tier(stage.worker.name, claim.tier)
-        job = stage.job(self._payload(stage, claim, goal), tier=tier, timeout_s=claim.timeout_s)
+    def _work(self, job: Job) -> Done:
+        return self._guarded(lambda: self._runtime.run(job))
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        """Do what runs a worker's code, whatever that raises."""
         try:
-            return self._runtime.run(job)
+            return work()
         except LeaseLost:
             raise
         except (SystemExit, KeyboardInterrupt) as error:
@@ -186,7 +220,7 @@ class Executor:
 
     def _skip(self, request: Any, plan: Plan, claim: Claim, reason: str) -> dict[str, Any]:
         carried = carried_by(request)
-        room = self._sequel.room(plan, claim.key.name, carried)
+        room = self._sequel.room(plan, claim.key.name, carried, claim.priority)
         outcome = self._persist(
             lambda: openings.skip(self._database, claim.key, claim.token, reason, room=room, carried=carried)
         )
@@ -223,7 +257,7 @@ class Executor:
 
     def _complete(self, request: Any, plan: Plan, claim: Claim, done: Done, text: str) -> Outcome:
         key, carried = claim.key, carried_by(request)
-        room = self._sequel.room(plan, key.name, carried) if key.item < 0 else {}
+        room = self._sequel.room(plan, key.name, carried, claim.priority) if key.item < 0 else {}
         canvas = claim.canvas or {}
         part = Part(canvas["group_id"], canvas.get("group_index") or 0) if canvas.get("chord") else None
         outcome = self._persist(
@@ -254,8 +288,8 @@ class Executor:
         request.loomq_outcome = outcome
         self._sequel.after(claim.key, plan, outcome, claim.priority, carried)
 
-    def _failed(self, worker: str, plan: Plan | None, stage: StagePlan | None, claim: Claim, error: Exception) -> Any:
-        fault = as_stage_error(error, claim.key.name, worker, claim.timeout_s)
+    def _failed(self, request: Any, plan: Plan | None, stage: StagePlan | None, claim: Claim, error: Exception) -> Any:
+        fault = as_stage_error(error, claim.key.name, claim.worker, claim.timeout_s)
         delay_s = max(backoff_s(stage, claim.attempt) if stage else 0.0, getattr(error, "retry_after_s", None) or 0.0)
         outcome = self._persist(
             lambda: stages.fail(
@@ -270,7 +304,10 @@ class Executor:
         if outcome.verdict == "fenced":
             logger.warning("an error came after the end of stage %s: %s", claim.key.name, fault.message)
             raise Ignore from error
+        self._gate.leave(request)
         if outcome.verdict == "retried":
+            if stage is not None:
+                self._sequel.freed(stage, backlog=False)
             raise Retry(str(fault), fault, when=round(delay_s)) from error
         if plan is not None:
             self._sequel.after(claim.key, plan, outcome, claim.priority)

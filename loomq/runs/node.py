@@ -17,6 +17,7 @@ from loomq.ids import uuid7
 from loomq.workers.deadline import ignore_interruptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from loomq.queues.app import LoomCelery
@@ -121,6 +122,11 @@ class WorkerNode:
             stdin=subprocess.PIPE,
             bufsize=0,  # a signal's handler writes to it, maybe in the middle of another write
         )
+
+    def serves(self, queues: Sequence[str]) -> None:
+        """Tell the agent which queues the node consumes by now, and to read the project's files again."""
+        self._description["queues"] = list(queues)
+        self._say(f"serves {','.join(queues)}\n".encode())
 
     def process_lost(self) -> None:
         """Ask the agent to look at once: a child of the pool has ended."""

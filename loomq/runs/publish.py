@@ -2,124 +2,284 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import chain, chord
 
 from loomq.errors import BrokerUnavailableError, EnvironmentNotReadyError
 from loomq.pipelines.canvas import Segment, segments
-from loomq.queues.names import HEADER, STAGE_GROUP, StageMessage, task_name
-from loomq.store import nodes, stages
+from loomq.queues.names import HEADER, STAGE_GROUP, StageMessage, task_name, urgency
+from loomq.store import backlog, nodes
+from loomq.store import limits as limited
+from loomq.store.backlog import Fairness
 from loomq.store.stages import StageKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from loomq.errors import LoomqError
     from loomq.queues.app import LoomCelery
     from loomq.runs.plan import Plan
     from loomq.settings import Settings
+    from loomq.store.backlog import Due
     from loomq.store.engine import Database
-    from loomq.store.stages import Due
 
 logger = logging.getLogger(__name__)
 
-_SLOTS_KNOWN_FOR_S = 5.0
+_SERVED_KNOWN_FOR_S = 2.0
+_FIRSTS_EVERY_S = 0.02
+_SHARE_OF_THE_OLD = 1 / 8
+_AGAIN_S = 1.0
+_PLANS_KEPT = 256
+_UNSERVED = nodes.Served(0, 0)
+
+Route = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What feeding a share of limited work led to.
+
+    Args:
+        sent: How many messages.
+        wait_s: How long nothing more may start, as far as is known; 0 if it is not a rate that is waited for.
+    """
+
+    sent: int = 0
+    wait_s: float = 0.0
 
 
 class Publisher:
     """Keep each queue's window filled.
 
     The broker holds a window of a few messages a live slot; the rest stays ready in Postgres and is topped up. So a
-    broker that loses its data loses little, and no backlog is ever sent twice.
+    broker that loses its data loses little, and no backlog is ever sent twice. Work under a limit is sent when it may
+    start, and not before.
     """
 
     def __init__(self, settings: Settings, database: Database, app: LoomCelery) -> None:
         self._settings = settings
         self._database = database
         self._app = app
-        self._slots: dict[str, int] = {}
-        self._slots_read_at = float("-inf")
+        self._fairness = Fairness(settings.ageing_seconds, _SHARE_OF_THE_OLD)
+        self._served: dict[str, nodes.Served] = {}
+        self._served_read_at = float("-inf")
+        self._firsts_at: dict[str, float] = {}
+        self._alone: dict[int, tuple[Plan, object, object, frozenset[str]]] = {}
 
-    def room(self, routes: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        """Say how many more messages each (worker, tier) route's queue takes; nothing if the broker is out of reach."""
-        asked = list(dict.fromkeys(routes))
-        queues = {route: self._app.router.queue(*route) for route in asked}
+    def room(self, places: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str, int], int]:
+        """Say how many more messages of a level each (worker, tier, level) takes on its queue.
+
+        What is urgent is taken though less urgent messages fill the window. Nothing is said of work under a limit,
+        which is fed, nor of any if the broker is out of reach.
+        """
+        asked = {place: self._app.router.queue(*place[:2]) for place in places if not self.share_of(*place[:2])}
         try:
-            lengths = self._app.broker.lengths(sorted(set(queues.values())))
+            lengths = self._app.broker.lengths(sorted(set(asked.values())))
         except BrokerUnavailableError:
             return {}
-        windows = {route: self.window(queue) - lengths[queue] for route, queue in queues.items()}
-        return {route: free for route, free in windows.items() if free > 0}
+        found = {}
+        for (worker, tier, level), queue in asked.items():
+            free = self.free(queue, self.counts(queue, lengths[queue], (worker, tier)))
+            found[worker, tier, level] = max(free[urgency(level, first=False)], min(1, free[urgency(level)]))
+        return {place: number for place, number in found.items() if number > 0}
+
+    def counts(self, queue: str, lengths: Mapping[int | None, int], *routes: Route) -> Sequence[int]:
+        """Say how many messages of each urgency a queue holds.
+
+        Args:
+            lengths: What the broker says of it.
+            routes: Those that it serves, as far as they matter: RabbitMQ does not tell how urgent is what it holds.
+                Unless the window is full it counts as least urgent.
+        """
+        if None not in lengths:
+            return [lengths.get(self._app.broker_priority(each), 0) for each in range(backlog.URGENCIES)]
+        if lengths[None] >= self.window(queue):
+            return backlog.published_by_urgency(self._database, routes)
+        return [lengths[None], *[0] * (backlog.URGENCIES - 1)]
+
+    def free(self, queue: str, counts: Sequence[int]) -> tuple[int, ...]:
+        """Say how many messages a queue takes of each urgency and more; never less than none."""
+        window = self.window(queue)
+        return tuple(max(0, window - sum(counts[each:])) for each in range(backlog.URGENCIES))
 
     def window(self, queue: str) -> int:
         """Say how many messages a queue should hold."""
-        if time.monotonic() - self._slots_read_at > _SLOTS_KNOWN_FOR_S:
-            self._slots_read_at = time.monotonic()
+        return max(self._settings.window_min, self.served(queue).slots * self._settings.window_per_slot)
+
+    def served(self, queue: str) -> nodes.Served:
+        """Say how many live nodes and slots serve a queue, as it was a moment ago."""
+        if time.monotonic() - self._served_read_at > _SERVED_KNOWN_FOR_S:
+            self._served_read_at = time.monotonic()
             try:
-                self._slots = nodes.slots_by_queue(self._database, within_s=4 * self._settings.lease_seconds)
+                within_s = nodes.silent_after_s(self._settings.heartbeat_seconds)
+                self._served = nodes.served(self._database, within_s=within_s)
             except EnvironmentNotReadyError:
                 # Only advice: what is known already serves, and a finished stage must not fail for it.
                 logger.debug("the nodes' slots could not be read")
-        return max(self._settings.window_min, self._slots.get(queue, 0) * self._settings.window_per_slot)
+        return self._served.get(queue, _UNSERVED)
 
-    def publish(self, goal_id: UUID, plan: Plan, names: Sequence[str], priority: int) -> None:
+    def share_of(self, worker: str, tier: str) -> str | None:
+        """Name what a route's work shares its limits with; ``None`` if it has none."""
+        return self._app.limiter.shared_by(worker, tier)
+
+    def _limited(self, plan: Plan) -> frozenset[str]:
+        """Name the stages of a plan that are under a limit: no chain or chord may carry them past it."""
+        limiter = self._app.limiter
+        limits, rates = limiter.limits, limiter.rates
+        if not limits.limits_anything and not rates:
+            return frozenset()
+        known = self._alone.get(id(plan))
+        if known is None or known[:3] != (plan, limits, rates):
+            if len(self._alone) >= _PLANS_KEPT:
+                self._alone.clear()
+            found = frozenset(
+                name for name, stage in plan.stages.items() if self.share_of(stage.worker.name, stage.tier)
+            )
+            known = self._alone[id(plan)] = (plan, limits, rates, found)
+        return known[3]
+
+    def publish(
+        self, goal_id: UUID, plan: Plan, names: Sequence[str], priority: int, bulk: Collection[str] = ()
+    ) -> None:
         """Send stages that are marked as published: compile the segments that start at them and apply those.
 
         What cannot be sent is marked as ready again.
 
         Args:
             priority: The goal's level, for stages that have none of their own.
+            bulk: Those that stand behind another one of the goal on the same queue.
         """
-        for segment in segments(plan.graph, names, alone=plan.alone):
+        for segment in segments(plan.graph, names, alone=plan.alone | self._limited(plan)):
             starts = [StageKey(goal_id, run[0]) for run in segment.runs]
-            canvas = self._canvas(goal_id, plan, segment, priority)
+            canvas = self._canvas(goal_id, plan, segment, priority, bulk)
             self._send(starts, lambda producer, canvas=canvas: canvas.apply_async(producer=producer, retry=False))
 
     def top_up(self, worker: str, tier: str, at_least: int = 1) -> int:
-        """Move waiting stages of one route into its queue's window.
+        """Move waiting stages of one route into its queue's window, or as many as may start if it is under a limit.
 
         Args:
-            at_least: Do nothing if the queue takes fewer than this.
+            at_least: If the queue takes fewer than this, only goals that have nothing on it get their turn.
 
         Returns:
             How many were sent.
         """
-        free = self.room([(worker, tier)]).get((worker, tier), 0)
-        if free < at_least:
+        share = self.share_of(worker, tier)
+        if share is not None:
+            return self.feed(share, (worker, tier)).sent
+        queue, route = self._app.router.queue(worker, tier), (worker, tier)
+        try:
+            counts = self.counts(queue, self._app.broker.lengths([queue])[queue], route)
+        except BrokerUnavailableError:
             return 0
-        due = stages.take_ready(self._database, worker, tier, free)
+        free = self.free(queue, counts)
+        if free[0] >= at_least or at_least == 1:
+            return self._take([route], [free], max(free))
+        return self._take_firsts(queue, route, free, sum(counts[1::2]))
+
+    def _take_firsts(self, queue: str, route: Route, free: Sequence[int], waiting: int) -> int:
+        """Let goals that have no first message on a full queue have one each, for what will soon be free.
+
+        Args:
+            waiting: How many first messages it holds.
+        """
+        now, slots = time.monotonic(), max(1, self.served(queue).slots)
+        if waiting >= slots or now - self._firsts_at.get(queue, 0.0) < _FIRSTS_EVERY_S:
+            return 0
+        self._firsts_at[queue] = now
+        return self._take([route], [tuple(number * (each % 2) for each, number in enumerate(free))], slots - waiting)
+
+    def _take(self, routes: Sequence[Route], free: Sequence[Sequence[int]], limit: int) -> int:
+        if limit <= 0:
+            return 0
+        due = backlog.take_ready(self._database, routes, free, limit, self._fairness)
         for stage in due:
-            self.send_due(worker, tier, stage)
+            self.send_due(stage)
         return len(due)
 
-    def send_due(self, worker: str, tier: str, due: Due) -> None:
+    def feed(self, share: str, *routes: Route) -> Fed:
+        """Send as much of the work that shares some limits as may start now: the most urgent, and in turn over goals.
+
+        Whatever is sent takes from its buckets when it is claimed; so this only looks, and what was sent before counts.
+
+        Args:
+            routes: Routes that belong to it, besides those in use.
+        """
+        limits, rates = self._app.limiter.limits, self._app.limiter.rates
+        # A queue that nobody serves must not use up what others may start.
+        named = dict.fromkeys([*limits.routes_of(share, rates), *routes])
+        known = {route: queue for route in named if self.served(queue := self._app.router.queue(*route)).nodes}
+        tier = share.removeprefix("tier:") if share.startswith("tier:") else None
+        shared = limits.of_tier(tier, rates)
+        own = {route: bucket for route in known if (bucket := limits.of_worker(route[0], rates)) is not None}
+        if not known:
+            return Fed(wait_s=_AGAIN_S)
+        try:
+            buckets = list({bucket.name: bucket for bucket in (*shared, *own.values())}.values())
+            levels = dict(zip(buckets, self._app.limiter.look(buckets), strict=True))
+            wait_s = max((levels[bucket].wait_s for bucket in shared), default=0.0)
+            if own.keys() == known.keys():
+                wait_s = max(wait_s, min(levels[bucket].wait_s for bucket in own.values()))
+            if wait_s > 0:
+                return Fed(wait_s=wait_s)
+            lengths = self._app.broker.lengths(sorted(set(known.values())))
+        except BrokerUnavailableError as error:
+            logger.debug("nothing of %s is sent: %s", share, error.message)
+            return Fed(wait_s=_AGAIN_S)
+        free = [self.free(queue, self.counts(queue, lengths[queue], route)) for route, queue in known.items()]
+        found = limited.Share(
+            name=share,
+            routes=list(known),
+            free=free,
+            grants=[levels[own[route]].free if route in own else None for route in known],
+            slots=[limits.slots_of(worker) for worker, _ in known],
+            tier=tier,
+            tier_grants=min((levels[bucket].free for bucket in shared), default=None),
+            tier_slots=limits.slots_by_tier.get(tier) if tier else None,
+            moved=json.dumps(limits.router.overrides),
+        )
+        due = limited.feed(self._database, found, max(map(max, free)), self._fairness)
+        for stage in due:
+            self.send_due(stage)
+        return Fed(len(due))
+
+    def send_due(self, due: Due) -> None:
         """Send one stage as a message of its own, with what Celery attached to it if it was a raw call."""
-        key = due.key
+        key, worker, tier = due.key, due.worker, due.tier
         if due.task_id is None:
-            signature = self._signature(key, worker, tier, due.priority)
+            signature = self._signature(key, worker, tier, due.priority, bulk=due.bulk)
         else:
             message = StageMessage(key.goal_id, key.name, key.item)
             canvas = due.canvas or {}
             options = {
                 **canvas,
-                **self.call_options(worker, tier, due.priority, due.task_id, canvas.get("headers")),
+                **self.call_options(worker, tier, due.priority, due.task_id, canvas.get("headers"), bulk=due.bulk),
             }
             signature = self._app.signature(task_name(worker), args=message.args, immutable=True, options=options)
         self._send([key], lambda producer: signature.apply_async(producer=producer, retry=False))
 
     def call_options(
-        self, worker: str, tier: str, priority: int, task_id: str, headers: dict[str, Any] | None = None
+        self,
+        worker: str,
+        tier: str,
+        priority: int,
+        task_id: str,
+        headers: dict[str, Any] | None = None,
+        *,
+        bulk: bool = False,
     ) -> dict[str, Any]:
         """Give the sending options of a raw call's message; ``headers`` are the caller's own."""
+        header = {**_header(priority, bulk=bulk), "call": True}
         return {
             "queue": self._app.router.queue(worker, tier),
             "task_id": task_id,
-            "priority": self._app.broker_priority(priority),
-            "headers": {**(headers or {}), HEADER: {"priority": priority, "call": True}},
+            "priority": self._app.priority_of(header),
+            "headers": {**(headers or {}), HEADER: header},
             "retry": False,
         }
 
@@ -127,7 +287,7 @@ class Publisher:
         """Make stages ready again that did not reach the broker; what cannot even be said, the sweeper finds."""
         logger.warning("%s; %d stages wait in the database", error.message, len(keys))
         try:
-            stages.unpublish(self._database, keys)
+            backlog.unpublish(self._database, keys)
         except EnvironmentNotReadyError:
             logger.warning("and the database is out of reach: the sweeper will find them")
 
@@ -137,11 +297,11 @@ class Publisher:
         except BrokerUnavailableError as error:
             self.not_sent(keys, error)
 
-    def _canvas(self, goal_id: UUID, plan: Plan, segment: Segment, priority: int) -> Any:
+    def _canvas(self, goal_id: UUID, plan: Plan, segment: Segment, priority: int, bulk: Collection[str] = ()) -> Any:
         def signature(name: str) -> Any:
             stage = plan.stages[name]
             own = priority if stage.priority is None else stage.priority
-            return self._signature(StageKey(goal_id, name), stage.worker.name, stage.tier, own)
+            return self._signature(StageKey(goal_id, name), stage.worker.name, stage.tier, own, bulk=name in bulk)
 
         runs = [chain(*map(signature, run)) if len(run) > 1 else signature(run[0]) for run in segment.runs]
         if segment.join is None:
@@ -150,8 +310,8 @@ class Publisher:
         joined.options["task_id"] = f"{STAGE_GROUP}{goal_id}-{segment.join}"  # the header's: Celery makes it anew
         return joined
 
-    def _signature(self, key: StageKey, worker: str, tier: str, priority: int) -> Any:
-        message = StageMessage(key.goal_id, key.name, key.item)
+    def _signature(self, key: StageKey, worker: str, tier: str, priority: int, *, bulk: bool) -> Any:
+        message, header = StageMessage(key.goal_id, key.name, key.item), _header(priority, bulk=bulk)
         return self._app.signature(
             task_name(worker),
             args=message.args,
@@ -159,8 +319,13 @@ class Publisher:
             options={
                 "queue": self._app.router.queue(worker, tier),
                 "task_id": message.id,
-                "priority": self._app.broker_priority(priority),
-                "headers": {HEADER: {"priority": priority}},
+                "priority": self._app.priority_of(header),
+                "headers": {HEADER: header},
                 "retry": False,
             },
         )
+
+
+def _header(priority: int, *, bulk: bool) -> dict[str, Any]:
+    """Say in a message how urgent it is; what is not bulk does not say so, as before there was such a thing."""
+    return {"priority": priority, "bulk": True} if bulk else {"priority": priority}

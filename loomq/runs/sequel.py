@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
 
-    from loomq.runs.plan import Plan, PlanCache
+    from loomq.runs.plan import Plan, PlanCache, StagePlan
     from loomq.runs.publish import Publisher
     from loomq.settings import Settings
     from loomq.store.engine import Database
@@ -43,16 +43,23 @@ class Sequel:
         self._plans = plans
         self._publisher = publisher
 
-    def room(self, plan: Plan, name: str, carried: Sequence[str]) -> dict[str, int]:
+    def room(self, plan: Plan, name: str, carried: Sequence[str], priority: int) -> dict[str, int]:
         """Say how many messages the queues of a stage's children take; those that may be skipped are not sent at once.
 
+        Args:
+            priority: The goal's level.
+
         Returns:
-            By ``worker.tier``, as the store wants it.
+            By ``worker.tier.level``, as the store wants it.
         """
         below = [child for child in plan.graph.children[name] if child not in carried and child not in plan.unsure]
-        routes = [(plan.stages[child].worker.name, plan.stages[child].tier) for child in below]
-        room = self._publisher.room(routes) if routes else {}
-        return {f"{worker}.{tier}": free for (worker, tier), free in room.items()}
+        children = [plan.stages[child] for child in below]
+        places = [
+            (child.worker.name, child.tier, priority if child.priority is None else child.priority)
+            for child in children
+        ]
+        room = self._publisher.room(places) if places else {}
+        return {f"{worker}.{tier}.{level}": free for (worker, tier, level), free in room.items()}
 
     def after(self, key: StageKey, plan: Plan, outcome: Outcome, priority: int, carried: Sequence[str] = ()) -> None:
         """Go on from a stage that has ended, or failed with its goal going on.
@@ -69,17 +76,14 @@ class Sequel:
     def _after(self, key: StageKey, plan: Plan, outcome: Outcome, priority: int, carried: Sequence[str]) -> None:
         ours = [name for name in outcome.published if name not in carried]
         if ours:
-            self._publisher.publish(key.goal_id, plan, ours, priority)
+            self._publisher.publish(key.goal_id, plan, ours, priority, outcome.bulk)
         ended = outcome.goal_ended
         unsure = [name for name in outcome.held if name in plan.unsure]
         if unsure:
             ended |= self._decide(key.goal_id, plan, unsure)
-        if key.item >= 0 or outcome.verdict in {"continued", "fallback"}:  # no room was asked for
-            self._top_up(plan, [name for name in outcome.held if name not in plan.unsure])
-        if outcome.backlog or outcome.verdict in {"continued", "fallback"}:
-            stage = plan.stages[key.name]
-            for route in {(one.worker.name, one.tier) for one in (stage, stage.other or stage)}:
-                self._publisher.top_up(*route, at_least=self._settings.window_min // 2)
+        no_room_asked = key.item >= 0 or outcome.verdict in {"continued", "fallback"}
+        self._top_up(plan, [name for name in outcome.held if name not in plan.unsure], limited=not no_room_asked)
+        self.freed(plan.stages[key.name], backlog=outcome.backlog or outcome.verdict in {"continued", "fallback"})
         if ended:
             self.goal_ended(key.goal_id, plan)
 
@@ -110,9 +114,28 @@ class Sequel:
         self._top_up(plan, runs)
         return ended
 
-    def _top_up(self, plan: Plan, names: Iterable[str]) -> None:
+    def freed(self, stage: StagePlan, *, backlog: bool = True) -> None:
+        """Let others have the place that a stage has had.
+
+        Args:
+            backlog: Whether work of the stage's own queue waits.
+        """
+        for route in {(one.worker.name, one.tier) for one in (stage, stage.other or stage)}:
+            share = self._publisher.share_of(*route)
+            if share is not None:
+                self._publisher.feed(share, route)
+            elif backlog:
+                self._publisher.top_up(*route, at_least=self._settings.window_min // 2)
+
+    def _top_up(self, plan: Plan, names: Iterable[str], *, limited: bool = False) -> None:
+        """Send stages that wait for room on their queues.
+
+        Args:
+            limited: Only those that are under a limit; of the others it is known that there is none.
+        """
         for route in {(plan.stages[name].worker.name, plan.stages[name].tier) for name in names}:
-            self._publisher.top_up(*route)
+            if not limited or self._publisher.share_of(*route):
+                self._publisher.top_up(*route)
 
     def goal_ended(self, goal_id: UUID, plan: Plan) -> None:
         """Let the next goal of a limited pipeline go, and tell the stage that this goal was the work of."""
@@ -148,7 +171,7 @@ class Sequel:
             fault = {**error.to_json(), "stage": key.name, "goal_id": str(row.id), "retryable": False}
             outcome = stages.fail(self._database, key, row.id, error=fault, retryable=False)
         else:
-            room = self.room(above, key.name, ()) if key.item < 0 else {}
+            room = self.room(above, key.name, (), parent.priority) if key.item < 0 else {}
             outcome = stages.complete(self._database, key, row.id, output=text, room=room)
         if outcome.verdict not in {"fenced", "retried"}:
             self.after(key, above, outcome, parent.priority)

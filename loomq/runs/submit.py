@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from loomq.catalog import spec_hash
 from loomq.errors import (
     DatabaseUnavailableError,
+    EnvironmentNotReadyError,
     PipelineValidationError,
     SubmitUnavailableError,
     UnknownNameError,
 )
 from loomq.inline import inline_json
-from loomq.problems import suggest
 from loomq.queues.names import level
+from loomq.queues.routing import unknown_name
 from loomq.runs.freeze import freeze_pipeline, freeze_worker
 from loomq.store import goals
 from loomq.store.goals import NewGoal, NewStage
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from loomq.catalog import Catalog
+    from loomq.configs import Configs
     from loomq.messages import OrchestratorGoal
-    from loomq.queues.routing import Router
     from loomq.runs.plan import Plan, PlanCache
     from loomq.runs.publish import Publisher
     from loomq.settings import Settings
@@ -71,25 +73,23 @@ class Submitter:
     """Turn requests into goals.
 
     Args:
-        catalog: What may be asked for.
+        configs: What may be asked for.
     """
 
     def __init__(
         self,
         settings: Settings,
-        catalog: Catalog,
-        router: Router,
+        configs: Configs,
         database: Database,
         publisher: Publisher,
         plans: PlanCache,
     ) -> None:
         self._settings = settings
-        self._catalog = catalog
-        self._router = router
+        self._configs = configs
         self._database = database
         self._publisher = publisher
         self._plans = plans
-        self._snapshots: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+        self._snapshots: dict[tuple[str, str], tuple[Catalog, str, dict[str, Any]]] = {}
         self._stored: set[str] = set()
 
     def submit(
@@ -138,15 +138,19 @@ class Submitter:
         roots = [row for row in rows if not row.waits_for and row.state == "waiting"]
         is_limited = plan.spec is not None and plan.spec.max_concurrent_goals is not None
         due_now = not_before is None and publish and not is_limited
-        open_routes = self._publisher.room((row.worker, row.tier) for row in roots) if due_now else {}
-        rows = [_first_state(row, open_routes, not_before) for row in rows]
+        room = self._publisher.room((row.worker, row.tier, row.priority) for row in roots) if due_now else {}
+        begun: set[tuple[str, str, int]] = set()
+        rows = [_first_state(row, room, begun, not_before) for row in rows]
         goal_id, created = self._write(_row(plan, goal, call, parent, rerun), rows, snapshot, body, key)
         sent = [row.name for row in rows if row.state == "published"]
         if created and sent and call is None:
-            self._publisher.publish(goal_id, plan, sent, level(goal.priority))
-        elif created and is_limited and publish:
-            for route in {(row.worker, row.tier) for row in roots}:
-                self._publisher.top_up(*route)
+            bulk = [row.name for row in rows if row.bulk]
+            self._publisher.publish(goal_id, plan, sent, level(goal.priority), bulk)
+        if created and not_before is None and publish:
+            routes = {(row.worker, row.tier) for row in roots}
+            with suppress(EnvironmentNotReadyError):  # the goal is accepted, and the sweeper sends it
+                for route in routes if is_limited else filter(lambda one: self._publisher.share_of(*one), routes):
+                    self._publisher.top_up(*route)
         return Accepted(goal_id, plan, created, bool(sent))
 
     def _write(
@@ -160,17 +164,17 @@ class Submitter:
             raise SubmitUnavailableError(f"the goal was not accepted: {error.message}", hint=error.hint) from error
 
     def _snapshot(self, pipeline: str | None, worker: str | None) -> tuple[str, dict[str, Any]]:
-        which = ("worker", worker) if worker is not None else ("pipeline", pipeline or "")
-        if which not in self._snapshots:
-            kind, name = which
-            known: Mapping[str, Any] = self._catalog.workers if kind == "worker" else self._catalog.pipelines
-            if name not in known:
-                hint = suggest(name, known) or f"known {kind}s: {', '.join(sorted(known)) or 'none'}"
-                raise UnknownNameError(f'no {kind} is called "{name}"', hint=hint)
-            freeze = freeze_worker if kind == "worker" else freeze_pipeline
-            body = freeze(self._catalog, name, allow=self._settings.import_allow)
-            self._snapshots[which] = (spec_hash(body), body)
-        return self._snapshots[which]
+        kind, name = which = ("worker", worker) if worker is not None else ("pipeline", pipeline or "")
+        catalog, kept = self._configs.project.catalog, self._snapshots.get(which)
+        if kept is not None and kept[0] is catalog:
+            return kept[1:]
+        known: Mapping[str, Any] = catalog.workers if kind == "worker" else catalog.pipelines
+        if name not in known:
+            raise unknown_name(kind, name, known)
+        freeze = freeze_worker if kind == "worker" else freeze_pipeline
+        body = freeze(catalog, name, allow=self._settings.import_allow)
+        self._snapshots[which] = (catalog, spec_hash(body), body)
+        return spec_hash(body), body
 
     def _check(self, plan: Plan, goal: OrchestratorGoal, *, contract: bool) -> None:
         limit = self._settings.max_inline_bytes
@@ -189,7 +193,8 @@ class Submitter:
 
     def _check_tier(self, worker: str, tier: str) -> None:
         """A queue that no node serves would keep the task for ever without a word."""
-        if self._router.queue(worker, tier) not in self._router.queues_in_use:
+        router = self._configs.router
+        if router.queue(worker, tier) not in router.queues_in_use:
             raise UnknownNameError(
                 f"nothing serves tier {tier} of worker {worker}",
                 hint=f"name the tier in a pipeline's stage, or write default_model_tier: {tier} in the worker's file",
@@ -226,15 +231,19 @@ class Submitter:
         ]
 
 
-def _first_state(row: NewStage, room: dict[tuple[str, str], int], not_before: datetime | None) -> NewStage:
-    """Say how a stage begins; one that is published takes its place in ``room``."""
+def _first_state(
+    row: NewStage, room: dict[tuple[str, str, int], int], begun: set[tuple[str, str, int]], not_before: datetime | None
+) -> NewStage:
+    """Say how a stage begins; one that is published takes its place in ``room``, the first on a queue before others."""
     if row.waits_for or row.state != "waiting":
         return row
-    route = (row.worker, row.tier)
-    state = "published" if room.get(route, 0) > 0 else "ready"
-    if state == "published":
-        room[route] -= 1
-    return replace(row, state=state, not_before=not_before.isoformat() if not_before else None)
+    place = (row.worker, row.tier, row.priority)
+    if room.get(place, 0) <= 0:
+        return replace(row, state="ready", not_before=not_before.isoformat() if not_before else None)
+    room[place] -= 1
+    bulk = place in begun
+    begun.add(place)
+    return replace(row, state="published", bulk=bulk)
 
 
 def _row(

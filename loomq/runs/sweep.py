@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from loomq.errors import BrokerUnavailableError, DatabaseUnavailableError
-from loomq.store import goals, nodes, openings, results, stages
+from loomq.store import backlog, goals, limits, nodes, openings, results, stages
 from loomq.store.survey import survey
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _IN_HAND_S = 60.0  # how long a node that reserves messages may sit on one while
 _OVERTAKEN_S = 5.0
 _STALE_S = 5.0
 _NODE_FORGOTTEN_S = 300.0
+_TURNS_FORGOTTEN_S = 600.0
 _FORGET_EVERY_S = 60.0
 _AT_ONCE = 100  # rows a transaction: other work waits for its locks
 _ROWS_SHARE = 0.5  # of a pass, for what may be thousands of rows: the queues must have their turn
@@ -171,6 +172,7 @@ class Sweeper:
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + _FORGET_EVERY_S
             self._alone(lambda: nodes.forget(self._database, _NODE_FORGOTTEN_S))
+            self._alone(lambda: limits.prune_turns(self._database, _TURNS_FORGOTTEN_S))
 
     def _alone(self, step: Callable[[], object]) -> bool:
         """Take a step that must not keep the next from being taken; False if there is no time or it failed."""
@@ -191,6 +193,10 @@ class Sweeper:
     def _set_going(self, found: Survey) -> bool:
         """Do what makes stages ready; False if there was nothing."""
         is_done = found.expired and self._take_back(found.uptime_s)
+        if found.keys:
+            woken: list[int] = []
+            self._alone(lambda: woken.append(limits.wake(self._database)))
+            is_done |= sum(woken) > 0
         if found.unheard:
             is_done |= self._alone(self._tell_unheard)
         for pipeline in found.waiting:
@@ -254,11 +260,34 @@ class Sweeper:
             self._empty_at.clear()
             raise
         lost = self._find_lost(found.published, queues, look, memory)
-        room = {queue: self._publisher.window(queue) - look.length(queue) for queue in set(queues.values())}
+        lost |= self._raise_old(found)
+        room = {
+            route: self._publisher.free(queue, self._publisher.counts(queue, look.lengths[queue], route))
+            for route, queue in queues.items()
+        }
         # The emptiest first: if the time does not suffice for all, the next pass goes on with the rest.
-        for route in sorted(found.ready | lost, key=lambda route: -room[queues[route]]):
-            if room[queues[route]] > 0:
+        for route in sorted(found.ready | lost, key=lambda route: -room[route][0]):
+            if room[route][-1] > 0:
                 self._alone(partial(self._top_up, route))
+
+    def _raise_old(self, found: Survey) -> set[tuple[str, str]]:
+        """Take messages off their queue that more urgent ones have kept there for long: they get a better place.
+
+        Returns:
+            Their routes.
+        """
+        raised = set()
+        for (worker, tier, urgency), age_s in found.published.items():
+            more_urgent = any(route[:2] == (worker, tier) and route[2] > urgency + 1 for route in found.published)
+            if age_s > self._settings.ageing_seconds and more_urgent:
+                backlog.unpublish_all(
+                    self._database,
+                    route=(worker, tier, urgency),
+                    older_s=self._settings.ageing_seconds,
+                    reason="waited",
+                )
+                raised.add((worker, tier))
+        return raised
 
     def _top_up(self, route: tuple[str, str]) -> None:
         self._done.topped_up += self._publisher.top_up(*route)
@@ -282,7 +311,7 @@ class Sweeper:
             return self._after_data_loss(published, queues, look, memory)
         lost: set[tuple[str, str]] = set()
         if any(age_s > _OVERTAKEN_S for age_s in published.values()):
-            count = stages.unpublish_overtaken(self._database, _OVERTAKEN_S)
+            count = backlog.unpublish_overtaken(self._database, _OVERTAKEN_S)
             if count:
                 logger.warning("%d published stages were overtaken: their messages are lost", count)
                 self._done.lost += count
@@ -340,11 +369,11 @@ class Sweeper:
         return {route: older_s for route, older_s in found.items() if published[route] > older_s}
 
     def _unpublish(self, route: tuple[str, str, int] | None, older_s: float) -> int:
-        begun, count, step = time.monotonic(), 0, stages.UNPUBLISHED_AT_ONCE
-        while step >= stages.UNPUBLISHED_AT_ONCE:
+        begun, count, step = time.monotonic(), 0, backlog.UNPUBLISHED_AT_ONCE
+        while step >= backlog.UNPUBLISHED_AT_ONCE:
             # What is published meanwhile is not meant.
             age_s = older_s + time.monotonic() - begun
-            step = stages.unpublish_all(self._database, route=route, older_s=age_s)
+            step = backlog.unpublish_all(self._database, route=route, older_s=age_s)
             count += step
         if count:
             which = (

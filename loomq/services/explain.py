@@ -155,6 +155,8 @@ def _why_not_started(stage: StageView, goal: GoalView) -> str:
         return f"at most {goal.links.max_concurrent} goals of pipeline {goal.name} are under way at once"
     if stage.status == "retry" and stage.due_at:
         return f"it failed, and is due again at {stage.due_at.astimezone().isoformat(sep=' ', timespec='seconds')}"
+    if stage.waits or (stage.reason or "").startswith("waits for"):
+        return f"it is due, and waits: {stage.waits or stage.reason}"
     return "it waits for a worker process" + (f" ({stage.reason})" if stage.reason else "")
 
 

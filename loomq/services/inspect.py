@@ -23,6 +23,7 @@ from loomq.services.views import (
     NodeView,
     StageView,
 )
+from loomq.services.waiting import Waits
 from loomq.store import details, goals, nodes
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _STAGE_STATUS = {
 }
 _GOAL_STATUS = {"done": TaskStatus.COMPLETED, "failed": TaskStatus.FAILED, "cancelled": TaskStatus.CANCELLED}
 _UNTOUCHED = {"waiting", "ready", "published"}
+_NEVER = 9000  # the year of what somebody has put away
 _MOST_FAILURES = 5  # items of a stage that are told one by one
 
 
@@ -123,7 +125,7 @@ def detailed(loom: Loom, goal_id: UUID) -> GoalView:
     plan = loom.plans.get(row.snapshot)
     needed = plan.output.roots if plan.output is not None and row.state == "done" else None
     view = _view(loom, row, plan, goals.stages_of(loom.database, goal_id, items=needed))
-    stages = tuple(_with_details(loom, goal_id, view.stages))
+    stages = tuple(_with_waits(loom, _with_details(loom, goal_id, view.stages), view))
     view = replace(view, stages=stages, tokens=_sum([stage.tokens for stage in stages if stage.tokens]))
     return replace(view, timing=_timing(loom, view, plan))
 
@@ -163,7 +165,7 @@ def listed(loom: Loom, *, limit: int = 20, status: TaskStatus | None = None, nam
 
 def live_nodes(loom: Loom) -> list[NodeView]:
     """List the worker nodes that are alive."""
-    within_s = 4 * loom.settings.heartbeat_seconds + 5
+    within_s = nodes.silent_after_s(loom.settings.heartbeat_seconds)
     return [
         NodeView(node.hostname, node.pid, node.pool, node.slots, node.queues, node.version, started, seen)
         for node, started, seen in nodes.live(loom.database, within_s)
@@ -248,7 +250,7 @@ def stage_view(row: Row[Any], plan: StagePlan | None = None) -> StageView:
         error=row.error,
         history=row.history,
         output=row._mapping.get("output"),  # noqa: SLF001  (SQLAlchemy's public name for it)
-        due_at=row.not_before,
+        due_at=None if row.not_before is None or row.not_before.year >= _NEVER else row.not_before,
         fallback=fallback,
         pipeline=plan.pipeline if plan is not None else None,
         fan_out=row.fan_out,
@@ -288,6 +290,16 @@ def _with_details(loom: Loom, goal_id: UUID, stages: Sequence[StageView]) -> lis
     items = items_of(loom, goal_id, fanned) if fanned else {}
     children = children_of(loom, goal_id)
     return [replace(stage, items=items.get(stage.name), children=children.get(stage.name, ())) for stage in found]
+
+
+def _with_waits(loom: Loom, stages: Sequence[StageView], goal: GoalView) -> list[StageView]:
+    """Add why those stages wait that are due, as far as anything keeps them."""
+    waits = Waits(loom)
+    if goal.links.paused_at or goal.links.waits_for_turn:
+        return list(stages)
+    return [
+        replace(stage, waits=waits.of(stage)) if stage.state in {"ready", "published"} else stage for stage in stages
+    ]
 
 
 def items_of(loom: Loom, goal_id: UUID, names: Collection[str]) -> dict[str, ItemsView]:

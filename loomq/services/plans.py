@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loomq.catalog import load_catalog
+from loomq.configs import limits_of, router_of
 from loomq.errors import ConfigError, NotSupportedYetError, UnknownNameError
 from loomq.kinds import shown_name
-from loomq.loom import router_of
 from loomq.pipelines.canvas import segments
 from loomq.problems import listed, suggest
 from loomq.queues.names import priority_named
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from loomq.pipelines.canvas import Segment
     from loomq.pipelines.graph import StageGraph
     from loomq.problems import Problem
-    from loomq.queues.routing import Router
+    from loomq.queues.limits import Limits
     from loomq.runs.plan import StagePlan
     from loomq.settings import Settings
 
@@ -44,6 +44,7 @@ class StageLine:
         reads: The paths of its mapping, as they were written.
         notes: Its for_each, its condition and its fallback, each in a few words.
         priority: ``None`` is the goal's.
+        limits: What keeps it from starting at will, in words.
     """
 
     name: str
@@ -58,10 +59,11 @@ class StageLine:
     waits_for: tuple[str, ...]
     reads: tuple[str, ...]
     notes: tuple[str, ...]
+    limits: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Describe the stage."""
-        lists = {"waits_for": list(self.waits_for), "reads": list(self.reads), "notes": list(self.notes)}
+        lists = {name: list(getattr(self, name)) for name in ("waits_for", "reads", "notes", "limits")}
         return {name: getattr(self, name) for name in self.__slots__} | lists
 
 
@@ -137,13 +139,18 @@ def plan(settings: Settings, name: str) -> PlanView:
         ConfigError: Its file, or that of a worker it names, has errors.
     """
     catalog, frozen, findings = _frozen(settings, name)
-    router = router_of(catalog)
+    limits = limits_of(catalog, router_of(catalog))
+    limited = {
+        stage.name
+        for stage in frozen.stages.values()
+        if limits.shared_by(stage.worker.name, stage.tier, {}) is not None
+    }
     return PlanView(
         name=name,
         description=catalog.pipelines[name].description,
         file=shown_name(catalog.files["pipeline", name]),
-        stages=tuple(_stages(frozen, router)),
-        segments=published(frozen.graph),
+        stages=tuple(_stages(frozen, limits)),
+        segments=published(frozen.graph, frozen.alone | limited),
         findings=findings,
     )
 
@@ -165,7 +172,7 @@ def plan_of_goal(loom: Loom, goal_id: UUID) -> Plan:
     return loom.plans.get(row.snapshot)
 
 
-def published(graph: StageGraph) -> tuple[SegmentLine, ...]:
+def published(graph: StageGraph, alone: frozenset[str] = frozenset()) -> tuple[SegmentLine, ...]:
     """List the canvases of a goal, compiled by the function that publishes them.
 
     Stages with the same parents become ready in the same moment. Those with different parents may do so by chance,
@@ -173,6 +180,7 @@ def published(graph: StageGraph) -> tuple[SegmentLine, ...]:
 
     Args:
         graph: The transitive reduction.
+        alone: Stages that no chain or chord carries.
     """
     together: dict[tuple[str, ...], list[str]] = {}
     for name in graph.order:
@@ -180,7 +188,7 @@ def published(graph: StageGraph) -> tuple[SegmentLine, ...]:
     found: list[SegmentLine] = []
     carried: set[str] = set()
     for parents, names in together.items():
-        for segment in segments(graph, [name for name in names if name not in carried]):
+        for segment in segments(graph, [name for name in names if name not in carried], alone=alone):
             found.append(_line(segment, parents))
             carried.update(name for run in segment.runs for name in run[1:])
             carried.update([segment.join] if segment.join else [])
@@ -230,14 +238,14 @@ def _unusable(what: str, problems: Sequence[Problem]) -> ConfigError:
     )
 
 
-def _stages(frozen: Plan, router: Router) -> Iterator[StageLine]:
+def _stages(frozen: Plan, limits: Limits) -> Iterator[StageLine]:
     for level, names in enumerate(frozen.graph.levels):
         for name in names:
-            yield _stage(frozen.stages[name], level, frozen.graph.parents[name], router)
+            yield _stage(frozen.stages[name], level, frozen.graph.parents[name], limits)
 
 
-def _stage(stage: StagePlan, level: int, parents: tuple[str, ...], router: Router) -> StageLine:
-    worker = stage.worker.name
+def _stage(stage: StagePlan, level: int, parents: tuple[str, ...], limits: Limits) -> StageLine:
+    worker, router = stage.worker.name, limits.router
     return StageLine(
         name=stage.name,
         level=level,
@@ -251,4 +259,5 @@ def _stage(stage: StagePlan, level: int, parents: tuple[str, ...], router: Route
         waits_for=parents,
         reads=tuple(dict.fromkeys(path.text for _, path in stage.mapping.paths)) if stage.mapping else (),
         notes=notes(stage),
+        limits=limits.told(worker, stage.tier),
     )

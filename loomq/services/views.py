@@ -100,6 +100,7 @@ class StageView:
         items: How they stand; like ``children`` and ``tokens`` read for a goal's details only.
         children: The goals that are its work, or its items', the first of them.
         tokens: What it, its items and the goals that are its work have used.
+        waits: Why it waits though it is due: a limit, or a queue that nobody serves.
     """
 
     name: str
@@ -131,6 +132,7 @@ class StageView:
     items: ItemsView | None = None
     children: tuple[ChildView, ...] = ()
     tokens: dict[str, int] | None = None
+    waits: str | None = None
 
     @property
     def doer(self) -> str:
@@ -165,6 +167,7 @@ class StageView:
             "pid": self.pid,
             "node": str(self.node) if self.node else None,
             "reason": redacted(self.reason) if self.reason else None,
+            "waits": self.waits,
             "error": self.error,
             "history": self.history,
             "fallback": self.fallback,

@@ -32,6 +32,7 @@ class NewStage:
         state: ``waiting``, ``ready``, ``published``, or ``done`` or ``skipped`` as an earlier goal left it.
         needs: Those of ``reads`` that the mapping cannot do without.
         fallback: ``{"output": …}``, or another worker: ``{"worker", "tier", "timeout_s", "max_retries"}``.
+        bulk: Whether its message stands behind another one of the goal on the same queue.
     """
 
     name: str
@@ -47,6 +48,7 @@ class NewStage:
     not_before: str | None = None
     needs: tuple[str, ...] = ()
     fallback: dict[str, Any] | None = None
+    bulk: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Describe the row."""

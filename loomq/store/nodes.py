@@ -31,6 +31,14 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """How many nodes serve a queue, and with how many slots."""
+
+    nodes: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """Who leads.
 
@@ -75,6 +83,11 @@ def forget(database: Database, older_s: float) -> None:
     )
 
 
+def silent_after_s(heartbeat_s: float) -> float:
+    """Say after how long without a sign of life a node counts as gone."""
+    return 4 * heartbeat_s + 5
+
+
 def live(database: Database, within_s: float) -> list[tuple[Node, datetime, datetime]]:
     """List the nodes heard of lately, with when they started and were last seen."""
     rows = database.call(
@@ -85,15 +98,15 @@ def live(database: Database, within_s: float) -> list[tuple[Node, datetime, date
     return [(_node(*row[:7]), row[7], row[8]) for row in rows]
 
 
-def slots_by_queue(database: Database, within_s: float) -> dict[str, int]:
-    """Sum the live slots that serve each queue."""
+def served(database: Database, within_s: float) -> dict[str, Served]:
+    """Count the live nodes and slots that serve each queue."""
     rows = database.call(
-        "SELECT q, sum(slots)::integer FROM nodes, unnest(queues) AS q"
+        "SELECT q, count(*)::integer, sum(slots)::integer FROM nodes, unnest(queues) AS q"
         " WHERE seen_at > clock_timestamp() - make_interval(secs => %(within)s) GROUP BY q",
         {"within": within_s},
         within_s=_ADVICE_WITHIN_S,
     )
-    return dict(map(tuple, rows))
+    return {queue: Served(count, slots) for queue, count, slots in rows}
 
 
 def full_queues(database: Database, within_s: float) -> set[str]:

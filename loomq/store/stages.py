@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from loomq.store.engine import Database
 
 
-UNPUBLISHED_AT_ONCE = 5000
-_MOST_URGENT = 3
-
-
 @dataclass(frozen=True, slots=True)
 class StageKey:
     """Which stage: its goal, its name, and its item of a ``for_each`` (-1 is the stage itself)."""
@@ -53,6 +49,7 @@ class Claim:
         payload: An input that somebody has put in place of the mapped one, or ``None``.
         element: What an item of a ``for_each`` stands for.
         parent: The stage that the goal is the work of.
+        rates: What somebody has set by hand, by the limit's name; it wins over the files.
     """
 
     key: StageKey
@@ -73,6 +70,7 @@ class Claim:
     payload: dict[str, Any] | None
     element: Any
     parent: StageKey | None
+    rates: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +82,7 @@ class Outcome:
             of a failure ``retried``, ``fallback``, ``continued``, ``ended`` or ``fenced``.
         published: Stages that became ready and that the caller must now publish, or that its message carries.
         held: Stages that became ready and wait in the database for room on their queue.
+        bulk: Those of ``published`` that stand behind another one of the goal on the same queue.
         backlog: Whether more work waits for the same route as this stage's.
         chord_full: Whether this was the last part of a user's chord.
     """
@@ -94,14 +93,17 @@ class Outcome:
     goal_ended: bool
     backlog: bool = False
     chord_full: bool = False
+    bulk: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, row: Any) -> Outcome:
         """Read the row that a function of the store answers with."""
-        verdict, ready, *rest = row
+        verdict, ready, goal_ended, *rest = row
+        backlog, chord_full = rest or (False, False)
         published = tuple(child["name"] for child in ready if child["state"] == "published")
         held = tuple(child["name"] for child in ready if child["state"] == "ready")
-        return cls(verdict, published, held, *rest)
+        bulk = frozenset(child["name"] for child in ready if child.get("bulk"))
+        return cls(verdict, published, held, goal_ended, backlog, chord_full, bulk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,21 +128,17 @@ class Held:
     is_wanted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A stage taken for publishing."""
+def claim(
+    database: Database, key: StageKey, token: UUID, place: Place, lease_s: float, limits: str | None = None
+) -> Claim | None:
+    """Take a stage that is due; ``None`` if it is not, or no longer, there to take, or no slot is free for it.
 
-    key: StageKey
-    priority: int
-    task_id: str | None
-    canvas: dict[str, Any] | None
-
-
-def claim(database: Database, key: StageKey, token: UUID, place: Place, lease_s: float) -> Claim | None:
-    """Take a stage that is due; ``None`` if it is not, or no longer, there to take."""
+    Args:
+        limits: The limits on concurrency that it must keep, as ``Limits.slots`` writes them.
+    """
     rows = database.call(
-        "SELECT * FROM loomq_claim_3("
-        "%(goal)s, %(name)s, %(item)s, %(token)s, %(node)s, %(pid)s, %(message)s, %(lease)s)",
+        "SELECT * FROM loomq_claim_4("
+        "%(goal)s, %(name)s, %(item)s, %(token)s, %(node)s, %(pid)s, %(message)s, %(lease)s, %(limits)s)",
         {
             **key.parameters(),
             "token": token,
@@ -148,13 +146,14 @@ def claim(database: Database, key: StageKey, token: UUID, place: Place, lease_s:
             "pid": place.pid,
             "message": place.message_id,
             "lease": lease_s,
+            "limits": limits,
         },
     )
     if not rows:
         return None
-    *found, goal_id, name, item = rows[0]
+    *found, goal_id, name, item, rates = rows[0]
     parent = StageKey(goal_id, name, item) if goal_id else None
-    return Claim(*(key, token, *found, parent))
+    return Claim(*(key, token, *found, parent, rates))
 
 
 def complete(
@@ -271,77 +270,3 @@ def take_back(
         {"node": node, "gone": list(gone), "lease": lease_s, "max": max_deliveries, "limit": limit},
     )
     return [(StageKey(goal_id, name, item), outcome) for goal_id, name, item, outcome in rows]
-
-
-def take_ready(database: Database, worker: str, tier: str, limit: int) -> list[Due]:
-    """Take up to ``limit`` waiting stages of one route for publishing; they count as published from here on."""
-    rows = database.call(
-        "SELECT * FROM loomq_take_ready(%(worker)s, %(tier)s, %(limit)s)",
-        {"worker": worker, "tier": tier, "limit": limit},
-    )
-    return [Due(StageKey(goal_id, name, item), *rest) for goal_id, name, item, *rest in rows]
-
-
-def unpublish(database: Database, keys: Sequence[StageKey]) -> None:
-    """Say that these stages did not reach the broker after all."""
-    database.call(
-        "UPDATE stages s SET state = 'ready', published_at = NULL"
-        " FROM unnest(%(goals)s::uuid[], %(names)s::text[], %(items)s::int[]) AS k (goal_id, name, item)"
-        " WHERE s.goal_id = k.goal_id AND s.name = k.name AND s.item = k.item AND s.state = 'published'",
-        {
-            "goals": [key.goal_id for key in keys],
-            "names": [key.name for key in keys],
-            "items": [key.item for key in keys],
-        },
-    )
-
-
-def unpublish_all(database: Database, *, route: tuple[str, str, int] | None = None, older_s: float = 0) -> int:
-    """Make published and unclaimed stages ready again: all of them, or one route's.
-
-    Args:
-        route: Worker, tier and priority.
-        older_s: Only those published longer ago than this.
-
-    Returns:
-        How many there were, up to ``UNPUBLISHED_AT_ONCE``.
-    """
-    worker, tier, priority = route or (None, None, None)
-    rows = database.call(
-        "UPDATE stages s SET state = 'ready', published_at = NULL, reason = 'message lost' FROM ("
-        "SELECT goal_id, name, item FROM stages WHERE state = 'published'"
-        " AND (%(worker)s::text IS NULL OR worker = %(worker)s AND tier = %(tier)s AND priority = %(priority)s)"
-        " AND published_at < now() - make_interval(secs => %(older)s) LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
-        ") AS p WHERE s.goal_id = p.goal_id AND s.name = p.name AND s.item = p.item RETURNING 1",
-        {"worker": worker, "tier": tier, "priority": priority, "older": older_s, "limit": UNPUBLISHED_AT_ONCE},
-    )
-    return len(rows)
-
-
-def unpublish_overtaken(database: Database, margin_s: float) -> int:
-    """Make published stages ready again that a later message of their queue has overtaken: theirs were lost.
-
-    A queue hands out messages of one priority in the order in which they came. Where nodes reserve messages (RabbitMQ),
-    the message may instead lie in the hand of a busy one; then it is doubled, and runs where there is room.
-
-    Args:
-        margin_s: How much later the other message must have been sent.
-
-    Returns:
-        How many there were.
-    """
-    rows = database.call(
-        "WITH taken AS MATERIALIZED (SELECT worker, tier, priority, max(published_at) AS latest FROM stages"
-        " WHERE state = 'claimed' GROUP BY worker, tier, priority),"
-        " passed AS MATERIALIZED (SELECT t.worker, t.tier, p.priority::smallint AS priority,"
-        " max(t.latest) - make_interval(secs => %(margin)s) AS until"
-        " FROM taken t, generate_series(t.priority::integer, %(highest)s) AS p (priority)"
-        " GROUP BY t.worker, t.tier, p.priority)"
-        " UPDATE stages s SET state = 'ready', published_at = NULL, reason = 'message lost' FROM ("
-        "SELECT o.goal_id, o.name, o.item FROM passed p JOIN stages o ON o.state = 'published' AND o.worker = p.worker"
-        " AND o.tier = p.tier AND o.priority = p.priority AND o.published_at < p.until"
-        " WHERE o.published_at < now() - make_interval(secs => %(margin)s) FOR UPDATE OF o SKIP LOCKED"
-        ") AS o WHERE s.goal_id = o.goal_id AND s.name = o.name AND s.item = o.item RETURNING 1",
-        {"margin": margin_s, "highest": _MOST_URGENT},
-    )
-    return len(rows)

@@ -24,7 +24,8 @@ class Survey:
         ready: The (worker, tier) routes that have due stages.
         unheard: Whether a stage has not heard of the end of the goal that was its work.
         waiting: Pipelines that have goals waiting to be admitted.
-        published: The age of the oldest published stage of each worker, tier and priority, in seconds.
+        published: The age of the oldest published stage of each worker, tier and urgency, in seconds.
+        keys: Whether a stage waits for a concurrency key.
     """
 
     uptime_s: float
@@ -36,6 +37,7 @@ class Survey:
     published: Mapping[tuple[str, str, int], float]
     unheard: bool
     waiting: tuple[str, ...]
+    keys: bool
 
 
 def survey(database: Database, stale_s: float) -> Survey:
@@ -44,8 +46,8 @@ def survey(database: Database, stale_s: float) -> Survey:
     Args:
         stale_s: For how long a chord or a call is somebody else's business.
     """
-    rows = database.call("SELECT * FROM loomq_survey_2(%(stale)s)", {"stale": stale_s})
-    uptime_s, expired, overdue, chords, calls, ready, published, unheard, waiting = rows[0]
+    rows = database.call("SELECT * FROM loomq_survey_3(%(stale)s)", {"stale": stale_s})
+    uptime_s, expired, overdue, chords, calls, ready, published, unheard, waiting, keys = rows[0]
     return Survey(
         uptime_s,
         expired,
@@ -53,7 +55,8 @@ def survey(database: Database, stale_s: float) -> Survey:
         chords,
         calls,
         ready=frozenset((worker, tier) for worker, tier in ready),
-        published={(worker, tier, priority): float(age_s) for worker, tier, priority, age_s in published},
+        published={(worker, tier, urgency): float(age_s) for worker, tier, urgency, age_s in published},
         unheard=unheard,
         waiting=tuple(waiting),
+        keys=keys,
     )

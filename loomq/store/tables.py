@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, TSVECTOR
 
@@ -153,6 +154,11 @@ stages = Table(
     Column("released", Integer),
     Column("tolerant", Boolean, nullable=False),
     Column("element", JSONB),
+    Column("bulk", Boolean, nullable=False),
+    Column("limit_key", Text),
+    Column("limit_max", Integer),
+    Column("wants_key", Boolean, nullable=False),
+    Column("raised_from", SmallInteger),
     postgresql_partition_by="RANGE (goal_id)",
 )
 Index(
@@ -176,8 +182,40 @@ Index(
     stages.c.worker,
     stages.c.tier,
     stages.c.priority,
+    stages.c.bulk,
     stages.c.published_at,
     postgresql_where=stages.c.state == "published",
+)
+Index(
+    "stages_oldest",
+    text("((worker || '.'::text) || tier)"),
+    stages.c.ready_at,
+    postgresql_where=(stages.c.state == "ready") & stages.c.not_before.is_(None),
+)
+Index(
+    "stages_running",
+    stages.c.tier,
+    stages.c.worker,
+    postgresql_where=(stages.c.state == "claimed") & stages.c.node.is_not(None),
+)
+Index(
+    "stages_key_held",
+    stages.c.limit_key,
+    postgresql_where=(stages.c.state == "claimed") & stages.c.limit_key.is_not(None),
+)
+Index(
+    "stages_key_wanted",
+    stages.c.limit_key,
+    stages.c.priority.desc(),
+    stages.c.ready_at,
+    postgresql_where=(stages.c.state == "ready") & stages.c.wants_key,
+)
+Index(
+    "stages_ended",
+    stages.c.ended_at,
+    stages.c.worker,
+    stages.c.tier,
+    postgresql_where=stages.c.state.in_(("done", "failed", "dead")),
 )
 Index("stages_claimed", stages.c.node, stages.c.lease_until, postgresql_where=stages.c.state == "claimed")
 Index(
@@ -198,6 +236,26 @@ nodes = Table(
     Column("version", Text, nullable=False),
     _time("started_at", nullable=False),
     _time("seen_at", nullable=False),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("tier", Text, primary_key=True),
+    Column("goal_id", Uuid, primary_key=True),
+    _time("at", nullable=False),
+)
+
+Index("turns_last", turns.c.worker, turns.c.tier, turns.c.at.desc())
+
+limit_overrides = Table(
+    "limit_overrides",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("rate", Text, nullable=False),
+    Column("set_by", Text, nullable=False),
+    _time("set_at", nullable=False),
 )
 
 leases = Table(

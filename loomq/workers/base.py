@@ -37,7 +37,13 @@ class ProcessingBackend(ABC):
 
 
 class SyncProcessingBackend(ProcessingBackend):
-    """The same for code that blocks: it runs in the task's own thread, not on the event loop."""
+    """The same for code that blocks: it runs in the task's own thread, not on the event loop.
+
+    A class with ``serialize_writes = True`` lets one task at a time run over the whole cluster, of all workers that
+    have it with the same ``backend_config``: for what takes one writer, as a DuckDB file.
+    """
+
+    serialize_writes: bool = False
 
     @abstractmethod
     def process_sync(self, payload: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,11 @@ class LLMWorkers:
             "token_usage": {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens},
         }
 
+    def most_tokens(self, spec: WorkerSpec, payload: dict[str, Any]) -> int:
+        """Estimate how many tokens a task may use: its prompt's, and all that it may answer."""
+        prompt = (spec.system_prompt or "") + json.dumps(payload, ensure_ascii=False, indent=2)
+        return estimated_tokens(prompt) + spec.max_output_tokens
+
     def ask(self, request: LLMRequest, tier: str) -> LLMReply:
         """Ask the tier's model; errors as in ``run``."""
         return self._loop.run(self._tiers.backend(tier).complete(request), request.timeout_s)

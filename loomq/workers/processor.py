@@ -71,12 +71,26 @@ class Processors:
             raise PipelineWorkerError(f"{spec.processing_backend} gave a model_used that is no string")
         return found
 
+    def writes_alone(self, spec: WorkerSpec) -> bool:
+        """Say whether a worker's backend takes one task at a time over the whole cluster; it is not built for that.
+
+        Raises:
+            ImportRefusedError: The backend's name may not be imported.
+        """
+        return bool(getattr(self._class(spec), "serialize_writes", False))
+
+    def _class(self, spec: WorkerSpec) -> type[ProcessingBackend]:
+        project_on_path(self._project)
+        found: type[ProcessingBackend] = load_dotted(
+            spec.processing_backend or "", allow=self._allow, expect=ProcessingBackend
+        )
+        return found
+
     def _backend(self, spec: WorkerSpec) -> ProcessingBackend:
         key = f"{spec.processing_backend} {json.dumps(spec.backend_config, sort_keys=True)}"
         built: dict[str, ProcessingBackend] = self._built.__dict__.setdefault("backends", {})
         if key not in built:
-            project_on_path(self._project)
-            kind = load_dotted(spec.processing_backend or "", allow=self._allow, expect=ProcessingBackend)
+            kind = self._class(spec)
             try:
                 built[key] = kind(**spec.backend_config)
             except Exception as error:

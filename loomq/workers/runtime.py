@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loomq.errors import NotSupportedYetError, PipelineValidationError
+from loomq.workers import concurrency
 from loomq.workers.deadline import hard_deadline, soft_deadline
 from loomq.workspace import WorkspaceManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from loomq.contracts import Contract
+    from loomq.workers.concurrency import Semaphore
     from loomq.workers.llm import LLMWorkers
     from loomq.workers.processor import Processors
     from loomq.workers.spec import WorkerSpec
@@ -81,6 +84,37 @@ class WorkerRuntime:
         """Whether this process may be ended for a task that does not stop."""
         return self._own_process()
 
+    def semaphore(self, job: Job) -> Semaphore | None:
+        """Say which semaphore a task needs for itself, within its deadline; errors as in ``run``."""
+        if job.spec.worker_kind == "processor":
+            with self._deadlines(job):  # the first look imports the user's code
+                if self._processors.writes_alone(job.spec):
+                    return concurrency.of_writes(job.spec)
+        return concurrency.of_key(job.spec, job.payload)
+
+    @contextmanager
+    def _deadlines(self, job: Job) -> Iterator[None]:
+        with (
+            hard_deadline(job.timeout_s + self._grace_s, own_process=self.has_own_process),
+            soft_deadline(job.timeout_s),
+        ):
+            yield
+
+    def check_input(self, job: Job) -> None:
+        """Hold a task's payload against its contract.
+
+        Raises:
+            PipelineValidationError: It breaks it.
+        """
+        if job.inputs:
+            job.inputs.check(job.payload, "input", stage=job.stage)
+
+    def most_tokens(self, job: Job) -> int:
+        """Estimate how many tokens of language models a task may use: its prompt's, and all that it may answer."""
+        if job.spec.worker_kind != "llm":
+            return 0
+        return self._models.most_tokens(job.spec, self._with_files(job))
+
     def run(self, job: Job) -> Done:
         """Run one task to its end.
 
@@ -89,18 +123,14 @@ class WorkerRuntime:
             SoftDeadline: The stage's time was up.
             Exception: Whatever the worker's code raised.
         """
-        if job.inputs:
-            job.inputs.check(job.payload, "input", stage=job.stage)
+        self.check_input(job)
         payload = self._with_files(job)
         if job.spec.worker_kind == "agent":
             raise NotSupportedYetError(
                 f"worker {job.spec.name}: worker_kind {job.spec.worker_kind} is not supported yet"
             )
         started = time.monotonic()
-        with (
-            hard_deadline(job.timeout_s + self._grace_s, own_process=self.has_own_process),
-            soft_deadline(job.timeout_s),
-        ):
+        with self._deadlines(job):
             found = self._work(job, payload)
         spent_ms = round((time.monotonic() - started) * 1000)
         output = found["output"]

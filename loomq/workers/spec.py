@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from loomq.config import (
+    ConcurrencyKey,
     Count,
     DottedName,
     Flag,
@@ -21,15 +22,13 @@ from loomq.config import (
     Text,
     contradiction,
     publish_x_keys,
+    refuse_no_rate,
 )
 from loomq.messages import ModelTier
 
 #: Keys that are read and then refused; an issue that gives one its behaviour deletes its row.
 NOT_YET = (
     NotYet("worker_kind", values=("agent",)),
-    NotYet("rate_limit"),
-    NotYet("concurrency_key"),
-    NotYet("max_concurrent"),
     NotYet("knowledge_sources"),
     NotYet("knowledge_silos"),
     NotYet("tool_timeout_seconds"),
@@ -134,8 +133,10 @@ class WorkerSpec(Spec):
     retry_backoff: Backoff = Backoff()
     rate_limit: Rate | None = None
     """Celery's form, "10/m", held over the whole cluster."""
-    concurrency_key: Text | None = None
+    concurrency_key: ConcurrencyKey | None = None
+    """A path into the payload, payload.customer: max_concurrent holds for each value; or a name that workers share."""
     max_concurrent: Size | None = None
+    """How many tasks may run at once, over the whole cluster; 1 if there is only a concurrency_key."""
     reset_after_task: Literal[True] = True
     knowledge_sources: tuple[KnowledgeSource, ...] = ()
     knowledge_silos: tuple[Annotated[FolderSilo | ToolSilo, Field(discriminator="type")], ...] = ()
@@ -169,6 +170,9 @@ class WorkerSpec(Spec):
             raise contradiction(message, "processing_backend", hint="write `worker_kind: processor`")
         if self.worker_kind == "llm" and self.system_prompt is None:
             raise contradiction("an llm worker needs a system_prompt", "worker_kind", id="LQ111")
+        refuse_no_rate(self.rate_limit, "rate_limit")
+        if self.concurrency_key == "payload":
+            raise contradiction("the whole payload makes no key", "concurrency_key", hint="name a field: payload.field")
         if self.resolve_file_refs and self.workspace_dir is None:
             raise contradiction("resolve_file_refs needs a workspace_dir", "resolve_file_refs")
         return self

@@ -11,6 +11,25 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+def test_bench_limits_measures_what_was_granted_and_finds_nothing_over_it(server_urls):
+    database, broker = server_urls
+    given = {**os.environ, "LOOMQ_TEST_DATABASE_URL": database, "LOOMQ_TEST_BROKER_URL": broker}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.limits", "--parts", "rate,cost", "--seconds", "4"],
+        cwd=ROOT,
+        env=given,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rate, cost = map(json.loads, done.stdout.splitlines())
+    assert (rate["allowed"], rate["nodes_killed"], rate["violations"]) == (100, 2, 0)
+    assert 0 < rate["granted"] <= rate["allowed"]
+    assert {"rate_ms", "worker_and_tier_rate_ms", "slots_ms", "claim_ms"} <= cost.keys()
+
+
 def test_bench_quick_compares_both_systems_on_the_same_work(server_urls):
     database, broker = server_urls
     given = {**os.environ, "LOOMQ_TEST_DATABASE_URL": database, "LOOMQ_TEST_BROKER_URL": broker}

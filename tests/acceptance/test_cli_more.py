@@ -118,6 +118,28 @@ SCHEMAS = {
         malformed_total={"const": 0},
     ),
     "prune --dry-run": {"type": "object", "required": ["schema_version", "dry_run", "goals", "dead_letters", "specs"]},
+    "queues": shape(
+        schema_version={"const": 1},
+        queues=several(
+            shape(
+                name=TEXT,
+                waiting=NUMBER,
+                on_broker=ANY,
+                later=NUMBER,
+                running=NUMBER,
+                oldest_s=ANY,
+                nodes=several(TEXT),
+                slots=NUMBER,
+                per_minute=NUMBER,
+                served=BOOL,
+            )
+        ),
+    ),
+    "limits": shape(schema_version={"const": 1}, limits={"type": "array"}),
+    "reload": shape(
+        schema_version={"const": 1},
+        nodes=several(shape(node=TEXT, outcome={"const": "read"}, change={"type": "object"}, error=ANY)),
+    ),
     "status": shape(
         schema_version={"const": 1},
         ready={"const": True},
@@ -128,6 +150,7 @@ SCHEMAS = {
         open_goals=NUMBER,
         nodes=several({"type": "object", "required": ["hostname", "queues"]}),
         sweeper=LEADER,
+        unserved={"type": "array"},
     ),
     "sweep --once": shape(schema_version={"const": 1}, led={"const": False}, leader=LEADER),
     "init {new}": MADE,

@@ -23,7 +23,7 @@ def shop(project):
 
 
 def _length(loom):
-    return loom.app.broker.lengths(["echo.local"])["echo.local"]
+    return sum(loom.app.broker.lengths(["echo.local"])["echo.local"].values())
 
 
 def _hold(loom, lease_s):

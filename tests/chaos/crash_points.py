@@ -63,6 +63,7 @@ class Process:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.stage: str | None = None  # in a worker's hand
+        self.key: Any = None  # of that stage
         self.role = "sweep"  # what a process does that is no worker
         self.sent = 0  # messages since the stage was claimed, the goal submitted, or the batch taken
         self.roots: list[str] = []  # of the goal that is being submitted
@@ -93,28 +94,28 @@ class Points:
     # A worker's way
 
     def claim(self, original, database, key, *args):
-        self.process.stage, self.process.sent = key.name, 0
+        self.process.stage, self.process.key, self.process.sent = key.name, key, 0
         self.reached("claim.before", key.name)
         found = original(database, key, *args)
         if found is not None:
             self.reached("claim.after", key.name)
         return found
 
-    def work(self, original, executor, stage, claimed, *args):
-        folder = self.process.folder
+    def work(self, original, executor, job):
+        folder, key = self.process.folder, self.process.key
         early = executor._database.call(
             "SELECT 1 FROM stages WHERE goal_id = %(goal)s AND %(name)s = ANY (children) AND state <> 'done'",
-            claimed.key.parameters(),
+            key.parameters(),
         )
-        folder.note_effect(claimed.key.goal_id, stage.name, in_order=not early)
-        self.reached("work.before", stage.name)
+        folder.note_effect(key.goal_id, job.stage, in_order=not early)
+        self.reached("work.before", job.stage)
         for point, stages in folder.planned().items():
-            if point.startswith(FAILS) and stage.name in stages and folder.mark(point, stage.name):
+            if point.startswith(FAILS) and job.stage in stages and folder.mark(point, job.stage):
                 from loomq.errors import PipelineValidationError
 
-                raise PipelineValidationError("the test says so", stage=stage.name)
-        done = original(executor, stage, claimed, *args)
-        self.reached("work.after", stage.name)
+                raise PipelineValidationError("the test says so", stage=job.stage)
+        done = original(executor, job)
+        self.reached("work.after", job.stage)
         return done
 
     def complete(self, original, database, key, *args, **options):
@@ -226,10 +227,10 @@ class Points:
             self.reached(self.process.where("after_take_ready"), *(stage.key.name for stage in due))
         return due
 
-    def send_due(self, original, publisher, worker, tier, due):
+    def send_due(self, original, publisher, due):
         if self.process.sent:
             self.reached("sweep.middle", ANY)
-        original(publisher, worker, tier, due)
+        original(publisher, due)
         if self.process.stage is None:
             self.reached(self.process.where("after_send"), due.key.name)
 
@@ -252,7 +253,7 @@ def install() -> None:
     from loomq.runs.execute import Executor
     from loomq.runs.publish import Publisher
     from loomq.runs.submit import Submitter
-    from loomq.store import goals, letters, nodes, stages
+    from loomq.store import backlog, goals, letters, nodes, stages
 
     node._CHECK_S = 0.1
     sweep._EMPTY_FOR_S = sweep._STALE_S = sweep._OVERTAKEN_S = 0.5
@@ -273,9 +274,9 @@ def install() -> None:
         (sweep.Sweeper, "__init__", points.make_sweeper),
         (nodes, "lead", points.lead),
         (stages, "take_back", points.take_back),
-        (stages, "unpublish_all", points.unpublish),
-        (stages, "unpublish_overtaken", points.unpublish),
-        (stages, "take_ready", points.take_ready),
+        (backlog, "unpublish_all", points.unpublish),
+        (backlog, "unpublish_overtaken", points.unpublish),
+        (backlog, "take_ready", points.take_ready),
         (Publisher, "send_due", points.send_due),
         (letters, "replay", points.write_replay),
     ):

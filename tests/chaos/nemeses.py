@@ -16,7 +16,8 @@ import psutil
 import psycopg
 
 from loomq.loom import Loom
-from loomq.store.stages import Due, StageKey
+from loomq.store.backlog import Due
+from loomq.store.stages import StageKey
 from tests.chaos.broker import Queues
 from tests.chaos.servers import Clock, Running, Servers
 from tests.chaos.supervisor import Member, Supervisor
@@ -312,7 +313,7 @@ def early(target: Target) -> bool:
         f" UNION ALL ({wanted} IN ('done', 'claimed') ORDER BY goal_id DESC, name LIMIT 10)"
     )
     for goal, name, item, worker, tier, priority in rows or ():
-        target.loom.publisher.send_due(worker, tier, Due(StageKey(goal, name, item), priority, None, None))
+        target.loom.publisher.send_due(Due(StageKey(goal, name, item), worker, tier, priority, False, None, None))
     target.details["messages_early"] += len(rows or ())
     return bool(rows)
 

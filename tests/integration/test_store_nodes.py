@@ -5,7 +5,7 @@ from rows import at_once, claim, new_stage, submit
 from loomq.ids import uuid7
 from loomq.store import nodes
 from loomq.store.engine import Database
-from loomq.store.nodes import Node
+from loomq.store.nodes import Node, Served
 from loomq.store.stages import Place
 
 
@@ -120,7 +120,7 @@ def test_slots_add_up_over_the_live_nodes_of_a_queue(database):
     silent = _node(slots=50, queues=("a.local",))
     nodes.beat(database, silent)
     _silence(database, silent, 120)
-    assert nodes.slots_by_queue(database, 60) == {"a.local": 5, "b.local": 2}
+    assert nodes.served(database, 60) == {"a.local": Served(2, 5), "b.local": Served(1, 2)}
 
 
 def test_a_node_whose_slots_are_all_in_use_may_hold_messages_of_its_queues(database):

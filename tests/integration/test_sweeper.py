@@ -7,7 +7,7 @@ from rows import alter, claim
 
 from loomq.errors import BrokerUnavailableError, DatabaseUnavailableError
 from loomq.ids import uuid7
-from loomq.queues.names import broker_priority
+from loomq.queues.names import broker_priority, urgency
 from loomq.runs import sweep
 from loomq.runs.sweep import LEADERSHIP, Sweeper
 from loomq.services.submit import submit_task
@@ -50,12 +50,12 @@ def _on_broker(loom, work):
 
 
 def _list(loom, level=1):
-    key = broker_priority(level, low_is_urgent=True)
+    key = broker_priority(urgency(level), low_is_urgent=True)
     return _on_broker(loom, lambda _, channel: channel._q_for_pri(QUEUE, key))
 
 
 def _length(loom):
-    return loom.app.broker.lengths([QUEUE])[QUEUE]
+    return sum(loom.app.broker.lengths([QUEUE])[QUEUE].values())
 
 
 def _lose(loom, level=1):

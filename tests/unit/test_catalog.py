@@ -67,6 +67,35 @@ def test_a_worker_whose_file_is_broken_is_not_called_unknown(project):
     assert {file for _, file in found(project)} == {"workers/one.yaml"}
 
 
+def test_rules_that_are_all_comments_are_no_rules(project):
+    (project / "deploy/router_rules.yaml").write_text("# tier_overrides: {one: frontier}\n")
+    assert require_catalog(Settings(project=project)).rules.tier_overrides == {}
+
+
+def test_workers_that_share_a_key_must_agree_on_its_slots(project):
+    (project / "workers/one.yaml").write_text(WORKER.format(name="one") + "concurrency_key: press\nmax_concurrent: 2\n")
+    (project / "workers/two.yml").write_text(WORKER.format(name="two") + "concurrency_key: press\n")
+    _, (problem,) = load_catalog(Settings(project=project))
+    assert (problem.id, problem.file) == ("LQ117", "workers/two.yml")
+    assert problem.message == 'worker one gives the key "press" 2 slots, and this one 1'
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_refused"),
+    [
+        ("{additionalProperties: false, properties: {customer: {}}}", True),
+        ("{additionalProperties: false, properties: {custmer: {}}}", False),
+        ("{additionalProperties: false, anyOf: [{}]}", False),
+        ("{properties: {customer: {}}}", False),
+        ("{additionalProperties: false, patternProperties: {x: {}}}", False),
+    ],
+)
+def test_a_key_that_no_payload_can_have_is_refused(project, schema, is_refused):
+    more = f"concurrency_key: payload.custmer.id\ninput_schema: {schema}\n"
+    (project / "workers/one.yaml").write_text(WORKER.format(name="one") + more)
+    assert (("LQ117", "workers/one.yaml") in found(project)) == is_refused
+
+
 def test_a_warning_makes_nothing_unusable(project):
     schema = "output_schema: {type: object, properties: {title: {type: string}}}\n"
     (project / "workers/one.yaml").write_text(WORKER.format(name="one") + schema)

@@ -65,7 +65,7 @@ def _models(settings: Settings, catalog: Future[Catalog]) -> Iterable[Check]:
 
 
 def _database(settings: Settings, catalog: Future[Catalog]) -> Iterable[Check]:
-    from loomq.loom import router_of
+    from loomq.configs import router_of
     from loomq.services.doctor.services import database
 
     return database(settings, lambda: router_of(catalog.result()).queues_in_use)

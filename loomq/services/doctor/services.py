@@ -12,6 +12,7 @@ from loomq.problems import listed
 from loomq.services import inspect
 from loomq.services.doctor.check import Check
 from loomq.services.probes import probe_broker, probe_database, without_password
+from loomq.services.queues import stuck
 from loomq.store import migrate
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def database(settings: Settings, queues: Callable[[], Sequence[str]]) -> Iterato
     Args:
         queues: Gives the queues that the project's files use.
     """
-    loom = Loom(settings)
+    loom = Loom(settings, lenient=True)  # what is wrong with files is told where they are looked at
     try:
         yield from _database(loom, queues)
     finally:
@@ -37,9 +38,10 @@ def database(settings: Settings, queues: Callable[[], Sequence[str]]) -> Iterato
 
 def broker(settings: Settings) -> Iterator[Check]:
     """Look at the broker."""
-    loom = Loom(settings)
+    loom = Loom(settings, lenient=True)
     try:
         yield _broker(loom)
+        yield from _limits(loom)
     finally:
         loom.close()
 
@@ -74,6 +76,7 @@ def _database(loom: Loom, queues: Callable[[], Sequence[str]]) -> Iterator[Check
     yield _clock(loom)
     if revision == migrate.HEAD or is_newer:
         yield _nodes(loom, queues())
+        yield from _queues(loom)
 
 
 def _clock(loom: Loom) -> Check:
@@ -97,6 +100,42 @@ def _nodes(loom: Loom, queues: Sequence[str]) -> Check:
     if lonely:
         return Check("nodes", "warn", f"{told}; none serves {listed(lonely)}", f"loomq worker -Q {','.join(lonely)}")
     return Check("nodes", "ok", f"{told}; every queue in use is served")
+
+
+def _queues(loom: Loom) -> Iterator[Check]:
+    """Look for work that nobody will do."""
+    found = stuck(loom)
+    if found:
+        told = listed([f"{queue.waiting} on {queue.name}" for queue in found])
+        fix = f"loomq worker -Q {','.join(queue.name for queue in found)}"
+        yield Check("queues", "warn", f"tasks wait on queues that no live node serves: {told}", fix)
+    else:
+        yield Check("queues", "ok", "nothing waits on a queue that nobody serves")
+
+
+def _limits(loom: Loom) -> Iterator[Check]:
+    """Look whether the Redis is there that rates and token budgets need."""
+    buckets = loom.configs.limits.all_buckets({})
+    if not buckets:
+        return
+    told = listed([bucket.name for bucket in buckets])
+    if loom.limits_url is None:
+        yield Check(
+            "limits",
+            "fail",
+            f"{told} need a Redis, and there is none: their tasks wait",
+            "export LOOMQ_REDIS_URL=redis://…",
+        )
+        return
+    if loom.limits_url == loom.services.broker_url and _is_stopped(loom, "redis"):
+        yield Check("limits", "ok", f"{told}; kept in the embedded Redis")
+        return
+    try:
+        loom.app.limiter.look(buckets)
+    except LoomqError as error:
+        yield Check("limits", "fail", f"{error.message}: tasks under a limit wait", error.hint or "")
+    else:
+        yield Check("limits", "ok", told)
 
 
 def _broker(loom: Loom) -> Check:

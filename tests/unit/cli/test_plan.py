@@ -10,6 +10,8 @@ from strategies import dags
 from loomq.pipelines.graph import StageGraph
 from loomq.services.plans import published
 
+ECHO = "name: echo\nworker_kind: processor\nprocessing_backend: mine_cli.echo.Backend\ntimeout_seconds: 30\n"
+
 
 def test_a_diamond_is_published_as_one_stage_and_one_chord(program):
     found = json.loads(program("plan", "diamond", "--json")[0])
@@ -34,6 +36,21 @@ def test_the_text_has_everything_too(program):
     assert "after top  chord   left | right => bottom" in out
     assert "4 stages on 3 levels" in out
     assert "validate finds nothing wrong" in out
+
+
+def test_limits_are_shown_and_what_is_under_one_is_sent_by_itself(program):
+    program.write("workers/echo.yaml", ECHO + "max_concurrent: 3\n")
+    program.write("deploy/router_rules.yaml", "rate_limits: {frontier: {rate: 5/s, tokens_per_minute: 900}}\n")
+    found = json.loads(program("plan", "diamond", "--json")[0])
+    limits = {stage["name"]: stage["limits"] for stage in found["stages"]}
+    assert limits["top"] == ["3 at once of worker echo"]
+    assert limits["right"] == [
+        "the rate of tier frontier (5/s)",
+        "the tokens of tier frontier (900 a minute)",
+        "3 at once of worker echo",
+    ]
+    assert {segment["shape"] for segment in found["segments"]} == {"single"}
+    assert "limit: the rate of tier frontier (5/s)" in program("plan", "diamond")[0]
 
 
 SPECIAL = """

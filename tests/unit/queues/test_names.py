@@ -10,12 +10,14 @@ from strategies import NAMES
 from loomq.messages import TaskPriority
 from loomq.queues.names import (
     StageMessage,
+    broker_priorities,
     broker_priority,
     level,
     level_of_broker,
     priority_named,
     queue_name,
     task_name,
+    urgency,
     worker_of,
 )
 
@@ -86,14 +88,22 @@ def test_levels_follow_urgency():
         level("urgent")
 
 
-@pytest.mark.parametrize(("low_is_urgent", "numbers"), [(True, [9, 6, 3, 0]), (False, [0, 3, 6, 9])])
+@pytest.mark.parametrize(
+    ("low_is_urgent", "numbers"), [(True, [9, 8, 7, 6, 4, 3, 1, 0]), (False, [0, 1, 2, 3, 5, 6, 8, 9])]
+)
 def test_each_broker_counts_its_own_way(low_is_urgent, numbers):
-    assert [broker_priority(number, low_is_urgent=low_is_urgent) for number in range(4)] == numbers
-    assert [level_of_broker(number, low_is_urgent=low_is_urgent) for number in numbers] == [0, 1, 2, 3]
+    assert broker_priorities(low_is_urgent=low_is_urgent) == numbers
+    assert [broker_priority(each, low_is_urgent=low_is_urgent) for each in range(8)] == numbers
+    assert [level_of_broker(number, low_is_urgent=low_is_urgent) for number in numbers] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_the_first_of_a_goal_goes_before_what_is_behind_and_after_what_is_more_urgent():
+    order = [urgency(level, first=first) for level in range(4) for first in (False, True)]
+    assert order == sorted(set(order)) == list(range(8))
 
 
 @given(st.integers(-5, 300), st.booleans())
 def test_any_number_that_a_user_writes_means_the_nearest_level(number, low_is_urgent):
     found = level_of_broker(number, low_is_urgent=low_is_urgent)
-    meant = broker_priority(found, low_is_urgent=low_is_urgent)
+    meant = 3 * (3 - found if low_is_urgent else found)
     assert abs(meant - number) == min(abs(step - number) for step in (0, 3, 6, 9))

@@ -22,6 +22,10 @@ def test_rules_survive_dump_and_load():
         {"rate_limits": {"huge": {}}},
         {"rate_limits": {"local": {"rate": "often"}}},
         {"rate_limits": {"local": {"burst": 0}}},
+        {"rate_limits": {"local": {"burst": 3}}},
+        {"rate_limits": {"local": {"rate": "0/s"}}},
+        {"rate_limits": {"local": {"max_concurrent": 0}}},
+        {"rate_limits": {"local": {"tokens_per_minute": 0}}},
     ],
 )
 def test_what_makes_no_sense_is_refused(said):

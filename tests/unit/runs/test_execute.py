@@ -10,6 +10,7 @@ from loomq.ids import uuid7
 from loomq.pipelines.canvas import Segment, segments
 from loomq.pipelines.spec import PipelineSpec
 from loomq.queues.app import LoomCelery
+from loomq.queues.limits import Limits
 from loomq.queues.names import HEADER, STAGE_GROUP, StageMessage
 from loomq.queues.routing import Router
 from loomq.runs.execute import backoff_s, carried_by
@@ -48,7 +49,7 @@ def app(tmp_path):
         Settings(project=tmp_path),
         broker_url="memory://",
         database=Database("postgresql://127.0.0.1:1/none", prepare=connect),
-        router=Router({"echo": "local"}),
+        limits=lambda: Limits(Router({"echo": "local"})),
         queues=("echo.local",),
         ensure_broker=lambda: None,
     )

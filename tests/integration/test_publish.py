@@ -1,0 +1,91 @@
+"""What is sent where there is room, and what is not: over real queues, with nodes as far as the rows know them."""
+
+from __future__ import annotations
+
+import pytest
+
+from loomq.ids import uuid7
+from loomq.services.submit import submit_goal, submit_task
+from loomq.store import nodes
+from loomq.store.nodes import Node
+
+
+@pytest.fixture
+def shop(project):
+    project.worker("echo")
+    project.worker("rated", rate_limit="1/h")
+    project.worker("one", max_concurrent=1)
+    project.worker("two", max_concurrent=1)
+    project.settings_given["window_min"] = 8
+    return project
+
+
+def _serve(loom, *queues, slots=2):
+    nodes.beat(loom.database, Node(uuid7(), f"n{uuid7()}", 1, "prefork", slots, queues, "0"))
+    loom.publisher._served_read_at = float("-inf")
+
+
+def _length(loom, queue="echo.local"):
+    return loom.app.broker.lengths([queue])[queue]
+
+
+def _states(loom):
+    return dict(map(tuple, loom.database.call("SELECT state, count(*) FROM stages WHERE item < 0 GROUP BY 1", {})))
+
+
+def test_a_full_queue_takes_urgent_goals_and_no_others(shop, loom):
+    for _ in range(10):
+        submit_task("echo", {}, loom=loom)
+    assert _states(loom) == {"published": 8, "ready": 2}
+    submit_task("echo", {}, loom=loom, priority="low")
+    urgent = submit_task("echo", {}, loom=loom, priority="critical")
+    assert _states(loom) == {"published": 9, "ready": 3}
+    assert urgent.stages()[0].state == "published"
+    assert _length(loom)[0] == 1
+    assert loom.publisher.top_up("echo", "local") == 0
+
+
+def test_of_one_goal_only_the_first_stands_in_front(shop, loom):
+    shop.pipeline("wide", "\n".join(f"- {{name: s{n}, worker_type: echo, input_mapping: {{}}}}" for n in range(4)))
+    submit_goal("", pipeline="wide", loom=loom)
+    submit_task("echo", {}, loom=loom)
+    # Redis' lists of normal urgency: 6 for the first of each goal, 7 for the others.
+    assert (_length(loom)[6], _length(loom)[7]) == (2, 3)
+    bulk = loom.database.call("SELECT name FROM stages WHERE bulk ORDER BY 1", {})
+    assert [name for (name,) in bulk] == ["s1", "s2", "s3"]
+
+
+def test_a_goal_whose_first_was_taken_gets_its_next_turn_though_the_queue_is_full(shop, loom):
+    shop.pipeline("wide", "\n".join(f"- {{name: s{n}, worker_type: echo, input_mapping: {{}}}}" for n in range(12)))
+    submit_goal("", pipeline="wide", loom=loom)
+    _serve(loom, "echo.local", slots=1)
+    assert sum(_length(loom).values()) == 8
+    client = loom.app.broker.run(lambda producer: producer.channel)
+    client.client.rpop(client._q_for_pri("echo.local", 6))
+    loom.database.call("UPDATE stages SET state = 'claimed', node = goal_id WHERE state = 'published' AND NOT bulk", {})
+    assert loom.publisher.top_up("echo", "local", at_least=4) == 1
+    assert _length(loom)[6] == 1
+    assert loom.publisher.top_up("echo", "local", at_least=4) == 0
+
+
+def test_limited_work_is_sent_when_it_may_start_and_somebody_serves_it(shop, loom):
+    first = submit_task("rated", {}, loom=loom)
+    assert first.stages()[0].state == "ready"
+    assert loom.publisher.feed("worker:rated").wait_s > 0
+    _serve(loom, "rated.local")
+    submit_task("rated", {}, loom=loom)
+    assert _states(loom) == {"published": 1, "ready": 1}
+    assert loom.publisher.feed("worker:rated").sent == 0
+    assert loom.app.limiter.take("rated", "local", 0).wait_s == 0
+    loom.database.call("UPDATE stages SET state = 'claimed', node = goal_id WHERE state = 'published'", {})
+    fed = loom.publisher.feed("worker:rated")
+    assert (fed.sent, fed.wait_s > 3000) == (0, True)
+
+
+def test_a_worker_that_nobody_serves_does_not_use_up_its_tiers_slots(shop, loom):
+    shop.write("deploy/router_rules.yaml", "rate_limits: {local: {max_concurrent: 2}}\n")
+    _serve(loom, "two.local")
+    for worker in ("one", "one", "one", "two", "two"):
+        submit_task(worker, {}, loom=loom)
+    sent = loom.database.call("SELECT worker, count(*) FROM stages WHERE state = 'published' GROUP BY 1", {})
+    assert [tuple(row) for row in sent] == [("two", 1)]
