@@ -81,11 +81,13 @@ spelling: setup ## Check spelling (codespell)
 chaos: setup ## Inject every kind of fault for a quarter of an hour: 3 x 500 goals, the broker down for 60 s, crash points
 	@$(PY) -m tests.chaos storm --goals 500 --faults 45 --seeds 1 2 3
 	@$(PY) -m tests.chaos storm --goals 500 --faults 45 --seeds 4 --amqp
+	@$(PY) -m tests.chaos storm --goals 300 --faults 45 --seeds 5 --limited
 	@$(PY) -m tests.chaos broker-down --seconds 60 --submits 200
 	@$(PY) -m pytest -q -m chaos tests/chaos
 
 chaos-quick: setup ## The same in three minutes
 	@$(PY) -m tests.chaos storm --goals 100 --faults 20 --seeds 1
+	@$(PY) -m tests.chaos storm --goals 60 --faults 12 --seeds 2 --limited
 	@$(PY) -m tests.chaos broker-down --seconds 10 --submits 40
 	@$(PY) -m pytest -q -m chaos tests/chaos/test_crash_points.py
 

@@ -26,7 +26,7 @@ def _storm(options: argparse.Namespace) -> bool:
         sys.stderr.write("LOOMQ_TEST_AMQP_URL is not set: no storm on RabbitMQ\n")
         return True
     for seed in options.seeds:
-        world = World.make(broker_url=broker_url)
+        world = World.make(broker_url=broker_url, limited=options.limited)
         broken: list[str] = ["no report"]
         try:
             storm = Storm(world, seed, options.goals, options.faults, _kinds(options), poison=not options.no_poison)
@@ -61,6 +61,7 @@ def main() -> int:
     storm.add_argument("--without", nargs="*", choices=nemeses.NEMESES, default=[])
     storm.add_argument("--no-poison", action="store_true", help="no work that kills its own process")
     storm.add_argument("--amqp", action="store_true", help="on LOOMQ_TEST_AMQP_URL; nothing is done if it is not set")
+    storm.add_argument("--limited", action="store_true", help="under rates, slots and keys; on Redis")
     storm.set_defaults(run=_storm)
     down = commands.add_parser("broker-down", help="hand in goals while the broker is down")
     down.add_argument("--seconds", type=float, default=60)

@@ -100,8 +100,12 @@ def expected(shape: str, n: int) -> dict[str, int]:
     return values
 
 
-def write_project(folder: Path) -> None:
-    """Write the YAML and the Python that all goals of a storm run from."""
+def write_project(folder: Path, *, limited: bool = False) -> None:
+    """Write the YAML and the Python that all goals of a storm run from.
+
+    Args:
+        limited: Under a rate and slots that are felt, and a key for each stage's name.
+    """
     for name in ("workers", "pipelines", "mine"):
         (folder / name).mkdir(parents=True)
     (folder / "mine" / "__init__.py").touch()
@@ -109,7 +113,12 @@ def write_project(folder: Path) -> None:
     for worker in WORKERS:
         (folder / "workers" / f"{worker}.yaml").write_text(
             f"name: {worker}\nworker_kind: processor\nprocessing_backend: mine.work.Backend\n"
+            + ("concurrency_key: payload.stage\nmax_concurrent: 2\n" if limited and worker == "step" else "")
         )
+    if limited:
+        (folder / "deploy").mkdir()
+        rules = {"rate_limits": {"local": {"rate": "100/s", "burst": 50, "max_concurrent": 4}}}
+        (folder / "deploy" / "router_rules.yaml").write_text(json.dumps(rules))
     for shape, graph in PIPELINES.items():
         lines = [f"name: {shape}", "pipeline_stages:"]
         lines += [f"  - {json.dumps(_stage(name, parents))}" for name, parents in graph.items()]

@@ -64,18 +64,19 @@ class World:
     own_vhost: str | None = None
 
     @classmethod
-    def make(cls, *, broker_url: str | None = None, nodes: int = 2) -> World:
+    def make(cls, *, broker_url: str | None = None, nodes: int = 2, limited: bool = False) -> World:
         """Start the servers, migrate, and put the witnesses in place; nodes are not started.
 
         Args:
             broker_url: A RabbitMQ, in place of the run's own Redis.
+            limited: Under limits that are felt.
         """
         vhost = rabbit.own_vhost(broker_url) if broker_url else None
         folder = Path(tempfile.mkdtemp(prefix="loomq-chaos-"))
         folder.chmod(0o711)
         servers = Servers(folder, redis=broker_url is None)
         try:
-            shapes.write_project(folder / "project")
+            shapes.write_project(folder / "project", limited=limited)
             (folder / "ledger").mkdir()
             servers.start()
             given = {
