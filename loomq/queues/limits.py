@@ -41,12 +41,14 @@ class Bucket:
     Args:
         name: ``worker:NAME``, ``tier:TIER`` (both count starts), or ``tier:TIER:tokens``.
         told: What messages call it.
+        rate: The rate as it was written; empty for tokens.
     """
 
     name: str
     told: str
     per_s: float
     size: float
+    rate: str = ""
 
     @property
     def counts_tokens(self) -> bool:
@@ -260,8 +262,11 @@ class Limiter:
 
     def is_limited(self, worker: str, tier: str) -> bool:
         """Say whether a task of a worker takes from any bucket; ``tier`` after the router's overrides."""
+        return bool(self._buckets(worker, tier))
+
+    def _buckets(self, worker: str, tier: str) -> tuple[Bucket, ...]:
         limits = self.limits
-        return (limits.limits_anything or bool(self.rates)) and bool(limits.buckets(worker, tier, self.rates))
+        return limits.buckets(worker, tier, self.rates) if limits.limits_anything or self.rates else ()
 
     def take(self, worker: str, tier: str, tokens: int) -> Grant:
         """Take what a task needs to start: one start of each rate, and tokens of the tier's budget; all or nothing.
@@ -273,10 +278,7 @@ class Limiter:
         Raises:
             BrokerUnavailableError: Redis does not answer: nothing may start.
         """
-        limits = self.limits
-        if not limits.limits_anything and not self.rates:
-            return Grant()
-        buckets = limits.buckets(worker, tier, self.rates)
+        buckets = self._buckets(worker, tier)
         if not buckets:
             return Grant()
         costs = [max(tokens, 1) if bucket.counts_tokens else 1 for bucket in buckets]
@@ -331,7 +333,7 @@ def _of_rate(name: str, told: str, rate: str | None, burst: int | None) -> Bucke
     if rate is None or not _is_rate(rate):
         return None
     per_s = per_second(rate)
-    return Bucket(name, f"{told} ({rate})", per_s, burst or default_burst(per_s))
+    return Bucket(name, f"{told} ({rate})", per_s, burst or default_burst(per_s), rate)
 
 
 def read_rate(text: str) -> float:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from loomq.loom import Loom
-    from loomq.queues.limits import Bucket, Level
+    from loomq.queues.limits import Level
     from loomq.store.limits import Override, Standing
 
 
@@ -104,7 +104,7 @@ def _rates(loom: Loom, by_hand: Mapping[str, Override], standings: list[Standing
         yield LimitView(
             name=bucket.name.removesuffix(":tokens"),
             kind="tokens" if bucket.counts_tokens else "rate",
-            limit=f"{bucket.size:,.0f}/m" if bucket.counts_tokens else _rate_of(bucket),
+            limit=f"{bucket.size:,.0f}/m" if bucket.counts_tokens else bucket.rate,
             used=level.used if level else None,
             most=round(bucket.size),
             waiting=_waiting(loom, bucket.name, standings),
@@ -115,10 +115,6 @@ def _rates(loom: Loom, by_hand: Mapping[str, Override], standings: list[Standing
     for name, each in by_hand.items():
         if not read_rate(each.rate):
             yield LimitView(name, "rate", "none", None, 0, _waiting(loom, name, standings), 0.0, each.set_by)
-
-
-def _rate_of(bucket: Bucket) -> str:
-    return bucket.told.rpartition("(")[2].rstrip(")")
 
 
 def _slots(loom: Loom, standings: list[Standing]) -> Iterator[LimitView]:
