@@ -27,11 +27,13 @@ can help. The tree, checked against the classes by ``tests/architecture``::
     │   └── PayloadTooLargeError
     ├── BackendError
     │   ├── TransientBackendError
+    │   ├── KnowledgeError
     │   └── LLMError
     │       ├── LLMRateLimitError
     │       ├── LLMUnavailableError
     │       ├── LLMAnswerError
-    │       └── LLMRefusedError
+    │       ├── LLMRefusedError
+    │       └── BudgetExceededError
     └── PipelineStageError
         ├── PipelineTimeoutError
         ├── PipelineValidationError
@@ -225,38 +227,69 @@ class TransientBackendError(BackendError):
     retryable = True
 
 
+class KnowledgeError(BackendError):
+    """A knowledge source, a silo or a tool cannot be loaded."""
+
+
 class LLMError(BackendError):
     """A language model's provider did not accept the call, or its reply cannot be used; repeating would not help.
 
     Args:
         retry_after_s: Seconds that the provider asked to wait before the next call.
+        kind: What went wrong, in one word that programs may read: ``auth``, ``quota``, ``rate_limit``, ``overloaded``,
+            ``server``, ``timeout``, ``connection``, ``context_overflow``, ``content_filter``, ``refusal``,
+            ``malformed``, ``truncated``, ``structured_output``, ``request`` or ``budget``.
+
+    ``tokens`` are those of the prompt and of the answer, if the provider has charged them all the same.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
+    kind = "request"
+    tokens: tuple[int, int] | None = None
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after_s: float | None = None, kind: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+        if kind is not None:
+            self.kind = kind
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the error, with its kind."""
+        return {**super().to_json(), "kind": self.kind}
 
 
 class LLMRateLimitError(LLMError):
     """The provider takes no more calls for now."""
 
     retryable = True
+    kind = "rate_limit"
 
 
 class LLMUnavailableError(LLMError):
     """The provider is out of reach, overloaded or broken for now."""
 
     retryable = True
+    kind = "server"
 
 
 class LLMAnswerError(LLMError):
     """The reply is not what was asked for in form; another one may be."""
 
     retryable = True
+    kind = "malformed"
 
 
 class LLMRefusedError(LLMError):
     """The model, or a filter around it, declined to answer."""
+
+    kind = "refusal"
+
+
+class BudgetExceededError(LLMError):
+    """The next call might cost more than what is left of the goal's budget, so it was not made."""
+
+    kind = "budget"
 
 
 class PipelineStageError(LoomqError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loomq.configs import Configs
 from loomq.embedded.client import ensure, services_for
+from loomq.llm.asking import Asker
 from loomq.llm.http import HttpPool
 from loomq.llm.settings import keys_in
 from loomq.llm.tiers import Tiers
@@ -20,16 +21,21 @@ from loomq.runs.plan import PlanCache
 from loomq.runs.publish import Publisher
 from loomq.runs.replay import Replayer
 from loomq.runs.sequel import Sequel
+from loomq.runs.silos import Silos
 from loomq.runs.subgoals import Subgoals
 from loomq.runs.submit import Submitter
+from loomq.runs.sweep import Sweeper
 from loomq.store import migrate
 from loomq.store.engine import Database
+from loomq.tools.toolbox import Toolboxes
 from loomq.workers.llm import LLMWorkers
 from loomq.workers.loop import EventLoop
 from loomq.workers.processor import Processors
 from loomq.workers.runtime import WorkerRuntime
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from loomq.catalog import Catalog
     from loomq.configs import Change
     from loomq.embedded.client import EmbeddedServices
@@ -169,6 +175,19 @@ class Loom:
         return Sequel(self.settings, self.database, self.plans, self.publisher)
 
     @cached_property
+    def silos(self) -> Silos:
+        """The folders that workers write."""
+        return Silos(self.database, self.settings.project)
+
+    def sweeper(self, holder: UUID) -> Sweeper:
+        """Make a sweeper.
+
+        Args:
+            holder: Who leads when it does.
+        """
+        return Sweeper(self.settings, self.database, self.app, self.publisher, self.sequel, self.silos, holder)
+
+    @cached_property
     def submitter(self) -> Submitter:
         """The one way to a goal."""
         return self._submitter(self.publisher)
@@ -188,7 +207,14 @@ class Loom:
         loop = EventLoop()
         runtime = WorkerRuntime(
             Processors(self.settings.project, self.settings.import_allow, loop),
-            LLMWorkers(self.tiers, loop),
+            LLMWorkers(
+                Asker(self.tiers),
+                loop,
+                Toolboxes(self.settings.project, self.settings.import_allow),
+                self.settings.project,
+                joins=lambda: not self.node.is_pool_child,
+                redacts=self.settings.redact_outputs,
+            ),
             self.settings.project,
             self.settings.grace_seconds,
             own_process=lambda: self.node.is_pool_child,
@@ -203,6 +229,7 @@ class Loom:
             runtime,
             sequel,
             Subgoals(self.database, submitter, sequel),
+            self.silos,
             node=self.node.id,
             process_lost=self.node.process_lost,
             configs=self.configs,

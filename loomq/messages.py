@@ -91,6 +91,18 @@ class TaskResult(Message):
     degraded_modes: tuple[str, ...] = ()
 
 
+class Budget(Message):
+    """What a goal may spend on language models, with all that is its work; a call that might break it is not made.
+
+    ``max_cost`` is in US dollars.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_cost: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_tokens: int | None = Field(None, gt=0, strict=True)
+
+
 class OrchestratorGoal(Message):
     """A goal as it is handed in."""
 

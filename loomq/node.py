@@ -14,7 +14,6 @@ from loomq.logs import guard
 from loomq.loom import Loom
 from loomq.runs.agent import Agent
 from loomq.runs.pace import Pacemaker
-from loomq.runs.sweep import Sweeper
 from loomq.settings import Settings
 from loomq.store.nodes import Node
 
@@ -32,7 +31,7 @@ def main() -> None:
     # An agent that is replaced while somebody edits a file is still needed; the parent judges what is read again.
     loom = Loom(settings, lenient=True)
     loom.app.is_node = True
-    sweeper = Sweeper(settings, loom.database, loom.app, loom.publisher, loom.sequel, node.id)
+    sweeper = loom.sweeper(node.id)
     pacemaker = Pacemaker(loom.database, loom.app, loom.publisher, node.queues)
     commands = os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
     Agent(settings, loom.database, sweeper, pacemaker, node, commands, loom.configs.reload).run()

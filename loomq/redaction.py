@@ -89,6 +89,15 @@ def redacted_written(text: str) -> str:
     return text if shown == text else shown
 
 
+def redacted_content(text: str) -> str:
+    """Redact what somebody said; of JSON a value is seen with its key."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return redacted(text)
+    return redacted_written(text)
+
+
 class _Strings:
     """Redact the strings of a JSON text in their order, so that a value is seen with its key."""
 

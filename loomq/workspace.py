@@ -23,10 +23,23 @@ MAX_NAME_BYTES = 4096
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _REFUSED_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
+_LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")  # of a write whose process was killed
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a pipe that someone left there must not wait for its other end.
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def normal_ref(name: str) -> str:
+    """Give a relative name in its one spelling, without a look at any disk.
+
+    Args:
+        name: As for ``safe_path``.
+
+    Raises:
+        UnsafePathError: As from ``safe_path``, but for links.
+    """
+    return "/".join(_parts(name))
 
 
 def safe_path(root: Path, name: str) -> Path:
@@ -112,10 +125,45 @@ class WorkspaceManager:
                 raise
             os.fsync(folder)
 
-    def read_text(self, ref: str) -> str:
-        """Read a whole UTF-8 file."""
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """List the regular files below the root, each with its size in bytes, in the order of their refs.
+
+        Links, pipes, sockets, folders too deep to have refs and what killed writes left behind are passed over. What
+        comes or goes meanwhile may be listed or not; a ref may hold characters that no other method takes.
+        """
+        waiting = self._listed("")
+        while waiting:
+            ref, size = waiting.pop()
+            if ref.endswith("/"):
+                waiting += self._listed(ref)
+            else:
+                yield ref, size
+
+    def delete(self, ref: str) -> None:
+        """Remove a regular file; its folder stays, even if that leaves it empty."""
+        with self._folder_of(ref) as (folder, leaf):
+            try:
+                if not stat.S_ISREG(os.stat(leaf, dir_fd=folder, follow_symlinks=False).st_mode):
+                    raise UnsafePathError(f"{_shown(ref)} is not a regular file")
+                os.unlink(leaf, dir_fd=folder)
+            except OSError as error:
+                raise _explained(error, ref) from error
+            os.fsync(folder)
+
+    def read_text(self, ref: str, max_bytes: int | None = None) -> str:
+        """Read a whole UTF-8 file.
+
+        Args:
+            max_bytes: The most that it may take, counted while reading.
+
+        Raises:
+            OSError: It is larger (``EFBIG``).
+        """
         with self.open_read(ref) as file:
-            return file.read().decode()
+            data = file.read() if max_bytes is None else file.read(max_bytes + 1)
+        if max_bytes is not None and len(data) > max_bytes:
+            raise OSError(errno.EFBIG, f"larger than {max_bytes:,} bytes", ref)
+        return data.decode()
 
     def read_json(self, ref: str) -> Any:
         """Read a whole JSON file."""
@@ -133,18 +181,34 @@ class WorkspaceManager:
 
     @contextlib.contextmanager
     def _folder_of(self, ref: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """Open the folder that holds a ref, component by component, and name the ref's last part."""
+        """Open the folder that holds a ref, and name the ref's last part."""
         safe_path(self.root, ref)
         *folders, leaf = _parts(ref)
         if make:
             self.root.mkdir(parents=True, exist_ok=True)
-        current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with self._folder(folders, ref, make=make) as folder:
+            yield folder, leaf
+
+    @contextlib.contextmanager
+    def _folder(self, parts: list[str], ref: str, *, make: bool = False) -> Iterator[int]:
+        """Open a folder, component by component; the root's own links were resolved when it was named."""
+        current = os.open(self.root, _FOLDER_FLAGS)
         try:
-            for part in folders:
+            for part in parts:
                 current = _step(current, part, ref, make=make)
-            yield current, leaf
+            yield current
         finally:
             os.close(current)
+
+    def _listed(self, folder: str) -> list[tuple[str, int]]:
+        """List what stands in one folder, last first; the refs of folders, and ``folder`` itself, end in a slash."""
+        try:
+            with self._folder(folder.split("/")[:-1], folder) as descriptor, os.scandir(descriptor) as entries:
+                return sorted(filter(None, (_entry(folder, entry) for entry in entries)), reverse=True)
+        except (FileNotFoundError, UnsafePathError):
+            if not folder:
+                raise
+            return []
 
 
 def _step(folder: int, part: str, ref: str, *, make: bool) -> int:
@@ -152,12 +216,26 @@ def _step(folder: int, part: str, ref: str, *, make: bool) -> int:
     if make:
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, 0o755, dir_fd=folder)
+            os.fsync(folder)
     try:
         below = os.open(part, _FOLDER_FLAGS, dir_fd=folder)
     except OSError as error:
         raise _explained(error, ref) from error
     os.close(folder)
     return below
+
+
+def _entry(folder: str, entry: os.DirEntry[str]) -> tuple[str, int] | None:
+    """Give ref and size of a file or folder; None for anything else."""
+    ref = folder + entry.name
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        return (f"{ref}/", 0) if len(os.fsencode(ref)) < MAX_NAME_BYTES else None
+    is_file = stat.S_ISREG(status.st_mode) and not _LEFTOVER.fullmatch(entry.name)
+    return (ref, status.st_size) if is_file else None
 
 
 def _parts(name: str) -> list[str]:

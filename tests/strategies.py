@@ -55,14 +55,19 @@ def worker_files(draw: st.DrawFn) -> dict[str, Any]:
         "workspace_dir": st.just("files"),
         "max_output_tokens": st.integers(1, 9999),
         "rate_limit": st.sampled_from(["10/m", "1/s", "0.5/h", "7"]),
-        "batch": st.just({"max_size": 8, "max_wait_ms": 20}),
+        "x-note": JSON,
+    }
+    of_models = {
+        "knowledge_sources": st.just([{"path": "guide.md", "inject_as": "few_shot", "required": False}]),
         "knowledge_silos": st.just(
             [
                 {"name": "notes", "type": "folder", "path": "notes", "permissions": "read_write"},
                 {"name": "find", "type": "tool", "provider": "a.B"},
             ]
         ),
-        "x-note": JSON,
+        "tool_timeout_seconds": SECONDS,
+        "stream": st.booleans(),
+        "cache": st.just({"ttl_seconds": 60}),
     }
     said: dict[str, Any] = {"name": draw(NAMES), **draw(optional(common))}
     tier_key = draw(st.sampled_from(["default_model_tier", "default_tier", ""]))
@@ -71,7 +76,10 @@ def worker_files(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         processor = {"worker_kind": "processor", "processing_backend": "loomq.contrib.demo.Thing"}
         return {**said, **processor, "backend_config": draw(OBJECTS)}
-    return {**said, "worker_kind": "llm", "system_prompt": "Do it."}
+    of_models = draw(optional(of_models))
+    if not of_models.keys() & {"knowledge_silos", "stream"}:
+        of_models |= draw(optional({"batch": st.just({"max_size": 8, "max_wait_ms": 20})}))
+    return {**said, **of_models, "worker_kind": "llm", "system_prompt": "Do it."}
 
 
 @st.composite

@@ -98,6 +98,7 @@ def _stage_lines(found: StageAccount) -> Iterator[str]:
     yield from _item_lines(found)
     yield from _value_lines("input", found.payload, "edited by hand, " if found.is_edited else "")
     yield from _prompt_lines(found)
+    yield from _round_lines(found)
     yield from _attempt_lines(found)
     yield from _time_lines(found)
     yield from _value_lines("output", found.output)
@@ -153,6 +154,37 @@ def _prompt_lines(found: StageAccount) -> Iterator[str]:
         yield from _indented(redacted(text))
 
 
+def _round_lines(found: StageAccount) -> Iterator[str]:
+    from loomq.cli.output import clock, duration
+    from loomq.cli.spending import dollars
+
+    if found.rounds:
+        yield "rounds"
+    for one in found.rounds:
+        took = f" after {duration(one.took_ms)}" if one.took_ms else ""
+        said = one.said or {}
+        if one.kind == "tool":
+            failed = " failed" if said.get("is_error") else ""
+            yield f"  {clock(one.at)}  round {one.number}: tool {said.get('tool_name')}{failed}{took}"
+        else:
+            state = {"cached": ", from the cache", "open": ", nobody saw its end"}.get(one.state, "")
+            prompt, answer = one.tokens or (0, 0)
+            cost = "" if one.state == "cached" else f", {prompt:,} + {answer:,} tokens, cost {dollars(one.cost)}"
+            yield f"  {clock(one.at)}  round {one.number}: {one.model}{took}{cost}{state}"
+            yield from (
+                f"    calls {call['name']}({_short(call['arguments'])})" for call in said.get("tool_calls") or ()
+            )
+        if one.said is None and one.state == "done":
+            yield "    its answer was no good, and is not kept"
+        yield from _indented(str(said.get("content") or ""))
+
+
+def _short(arguments: Any) -> str:
+    from loomq.cli.terminal import shortened
+
+    return shortened(json.dumps(arguments, ensure_ascii=False), 200)
+
+
 def _attempt_lines(found: StageAccount) -> Iterator[str]:
     from loomq.cli.goal import told
     from loomq.cli.output import clock, duration, since
@@ -186,9 +218,12 @@ def _time_lines(found: StageAccount) -> Iterator[str]:
 
 def _cost_lines(found: StageAccount) -> Iterator[str]:
     from loomq.cli.goal import told_tokens
+    from loomq.cli.spending import told_cost
 
     if found.stage.tokens:
-        yield f"tokens     {told_tokens(found.stage.tokens)}; cost unknown"
+        yield f"tokens     {told_tokens(found.stage.tokens)}"
+    if found.stage.spent:
+        yield f"cost       {told_cost(found.stage.spent)}"
 
 
 def _pretty(value: Any) -> str:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loomq.cli.output import console, duration, since, table
+from loomq.cli.spending import told_cost, told_repair
 from loomq.cli.terminal import printable, shortened
 from loomq.redaction import redacted
 
@@ -115,6 +116,8 @@ def _links(view: GoalView) -> Iterator[str]:
         yield f"waits       for its turn: pipeline {view.name} has at most {links.max_concurrent} goals under way"
     if view.tokens:
         yield f"tokens      {told_tokens(view.tokens)}"
+    if view.spent:
+        yield f"cost        {told_cost(view.spent)}"
 
 
 def _notes(stage: StageView) -> Iterator[str]:
@@ -128,6 +131,7 @@ def _notes(stage: StageView) -> Iterator[str]:
     if stage.fallback:
         what = f"worker {stage.worker} on {stage.tier}" if stage.fallback == "worker" else "a value"
         yield f"{name}  failed; its fallback, {what}, took its place"
+    yield from (f"{name}  {line}" for line in _answer_notes(stage))
     if stage.items:
         yield f"{name}  {stage.items.told}"
         for index, error in stage.items.failures:
@@ -143,6 +147,19 @@ def _notes(stage: StageView) -> Iterator[str]:
 def told_tokens(tokens: dict[str, int]) -> str:
     """Tell how many tokens were used."""
     return f"{tokens.get('prompt_tokens', 0):,} + {tokens.get('completion_tokens', 0):,} tokens"
+
+
+def _answer_notes(stage: StageView) -> Iterator[str]:
+    """Tell what is special about a model's answer, and what became of the changes that came with it."""
+    if "repair" in stage.notes:
+        yield told_repair(stage.notes["repair"])
+    for mode in stage.notes.get("degraded_modes", ()):
+        yield f"did without {printable(redacted(mode))}"
+    for update in stage.silo_updates:
+        if update.state != "applied":
+            what = f"{update.asked.get('action')} {update.asked.get('filename')} in silo {update.asked.get('silo')}"
+            why = f": {update.reason}" if update.reason else ""
+            yield printable(redacted(f"{what} {update.state}{why}"))
 
 
 def _time(when: datetime) -> str:

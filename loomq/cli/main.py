@@ -31,6 +31,7 @@ COMMANDS = {
     "rerun": "Run a goal again that has ended, reusing what stands.",
     "session": "List, show, search, rename or delete sessions.",
     "dead-letter": "List, show, replay, edit or drop what failed for good.",
+    "costs": "Add up what calls to language models have cost.",
     "queues": "Show what waits on each queue, since when, and who serves it.",
     "limits": "Show how full each limit is; set a rate by hand.",
     "reload": "Let the worker nodes read the project's files again.",

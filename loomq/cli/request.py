@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PRIORITIES = ("low", "normal", "high", "critical")
 TIERS = ("local", "standard", "frontier")
 SECONDS = click.FloatRange(0, min_open=True)
+DOLLARS = click.FloatRange(0, min_open=True)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Request:
         is_worker: The name is meant as a worker's, even if a pipeline has it too.
         deadline_s: Seconds from now until it must have ended.
         session: The id of the session that it belongs to, or the beginning of it.
+        max_cost, max_tokens: What it may spend on language models: US dollars, tokens.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Request:
     is_worker: bool
     deadline_s: float | None
     session: str | None
+    max_cost: float | None = None
+    max_tokens: int | None = None
 
     def check(self, loom: Loom) -> None:
         """Find mistakes that can be seen without any service.
@@ -78,6 +82,7 @@ class Request:
 
         deadline = timedelta(seconds=self.deadline_s) if self.deadline_s else None
         session = sessions.find(loom, self.session) if self.session else None
+        budget = {"max_cost": self.max_cost, "max_tokens": self.max_tokens}
         if kind_of(loom, self.name, worker=self.is_worker) == "worker":
             return submit_task(
                 self.name,
@@ -87,6 +92,7 @@ class Request:
                 idempotency_key=key,
                 deadline=deadline,
                 session=session,
+                budget=budget,
                 loom=loom,
             )
         return submit_goal(
@@ -97,6 +103,7 @@ class Request:
             idempotency_key=key,
             deadline=deadline,
             session=session,
+            budget=budget,
             loom=loom,
         )
 
@@ -116,10 +123,13 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
         is_worker: bool,
         deadline: float | None,
         session: str | None,
+        max_cost: float | None,
+        max_tokens: int | None,
         **options: Any,
     ) -> Any:
+        context_given = parse_inputs(inputs, context)
         request = Request(
-            name, instruction, parse_inputs(inputs, context), priority, tier, is_worker, deadline, session
+            name, instruction, context_given, priority, tier, is_worker, deadline, session, max_cost, max_tokens
         )
         return function(*given, request=request, **options)
 
@@ -139,6 +149,10 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--tier", type=click.Choice(TIERS), help="Another tier than the worker's own."),
         click.option("is_worker", "--worker", is_flag=True, help="Take the name for a worker, not a pipeline."),
         click.option("--deadline", type=SECONDS, metavar="SECONDS", help="The goal fails if it has not ended by then."),
+        click.option(
+            "--max-cost", type=DOLLARS, metavar="DOLLARS", help="What it may spend on language models at the most."
+        ),
+        click.option("--max-tokens", type=click.IntRange(1), metavar="COUNT", help="The same, in tokens."),
         click.option(
             "--session", metavar="ID", shell_complete=session_ids, help="The session that it belongs to: loomq session."
         ),

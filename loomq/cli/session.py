@@ -189,12 +189,11 @@ def _print(found: Transcript) -> None:
 def _lines(message: SessionMessage, *, is_answered: bool) -> Iterable[str]:
     from loomq.cli.goal import told
     from loomq.cli.terminal import printable, shortened
-    from loomq.redaction import redacted
-    from loomq.services.transcripts import shown
+    from loomq.redaction import redacted, redacted_content
 
     at = message.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     yield f"{message.role}  {at}  {message.pipeline or ''}  {message.goal_id or ''}".rstrip()
-    yield from (f"  {line}" for line in shortened(shown(message.content), _LONGEST).splitlines())
+    yield from (f"  {line}" for line in shortened(redacted_content(message.content), _LONGEST).splitlines())
     if message.role == "user" and not is_answered and message.status:
         why = f": {printable(redacted(told(message.error)))}" if message.error else ""
         yield f"  ({message.status}{why})"

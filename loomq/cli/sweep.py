@@ -28,6 +28,7 @@ _SAID = {
     "topped_up": "messages sent",
     "chords": "chords' bodies sent",
     "calls": "calls' continuations sent",
+    "silo_updates": "changes of silos made that were left behind",
 }
 
 

@@ -99,13 +99,45 @@ def _print(found: Trial) -> None:
         told = f"at most {found.prompt.max_output_tokens} tokens"
         texts = [("system", found.prompt.system), *((one.role, one.content) for one in found.prompt.messages)]
         _section("prompt", told, "\n".join(f"[{role}]\n{printable(text)}" for role, text in texts))
+        if found.prompt.tools:
+            _section("tools", ", ".join(tool.name for tool in found.prompt.tools), "")
+    _print_turns(found)
     if found.reply:
         reply = found.reply
         told = f"{reply.model}, {reply.stop_reason}, {reply.prompt_tokens} + {reply.completion_tokens} tokens"
         _section("answer", told, printable(reply.content))
     if found.output is not None:
         _section("output", f"contract {verdict(found.output_errors)}", _pretty(found.output))
+    _print_more(found)
     print(f"took      {duration(found.took_ms)}")
+
+
+def _print_turns(found: Trial) -> None:
+    """Print what the model and its tools said before the answer."""
+    from loomq.cli.terminal import printable
+
+    for turn in found.turns:
+        if turn.role == "tool":
+            _section("result", f"{turn.tool_name}{' failed' if turn.is_error else ''}", printable(turn.content))
+            continue
+        calls = "\n".join(f"{call.name}({json.dumps(call.arguments, ensure_ascii=False)})" for call in turn.tool_calls)
+        _section("calls", f"{len(turn.tool_calls)} at once", printable(f"{turn.content}\n{calls}".strip()))
+
+
+def _print_more(found: Trial) -> None:
+    """Print what else is to be told of an answer, and what it cost."""
+    from loomq.cli.spending import dollars, told_repair
+
+    if "repair" in found.notes:
+        print(f"repaired  {told_repair(found.notes['repair'])}")
+    for mode in found.notes.get("degraded_modes", ()):
+        print(f"degraded  did without {mode}")
+    for update in found.silo_updates:
+        why = f"refused: {update['reason']}" if update["reason"] else "not made, since this is a trial"
+        _section("change", f"{update.get('action')} {update.get('filename')} in silo {update.get('silo')}; {why}", "")
+    if found.token_usage and found.prompt:
+        used = found.token_usage
+        print(f"used      {used['prompt_tokens']:,} + {used['completion_tokens']:,} tokens, cost {dollars(found.cost)}")
 
 
 def _section(name: str, told: str, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from loomq.errors import LLMAnswerError
 from loomq.redaction import excerpt
@@ -34,11 +34,23 @@ def _refuse_constant(name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
 
 
+class Parsed(NamedTuple):
+    """The object in an answer.
+
+    Args:
+        repair: What had to be done to read it, ``None`` if it was JSON: ``unescaped`` (line breaks within a text),
+            ``fenced`` (taken out of a fenced block), ``yaml`` (which was YAML) or ``surrounded`` (taken out of a text).
+    """
+
+    value: dict[str, Any]
+    repair: str | None
+
+
 class _Missing:
     """What stands for "no JSON here", since ``None`` is JSON."""
 
 
-def parse_object(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> Parsed:
     """Read the object in a model's answer.
 
     In this order: the whole text; a fenced block of JSON, or of YAML if it says so; the first balanced object outside
@@ -49,18 +61,23 @@ def parse_object(text: str) -> dict[str, Any]:
     """
     whole = _loads(text)
     if not isinstance(whole, _Missing):
-        return _object(whole, text)
+        return Parsed(_object(whole, text), None if _is_json(text) else "unescaped")
     thought = list(_thought(text))
     blocks = list(islice(_fenced(text, thought), MAX_BLOCKS))
     fenced = [_loads(body) if tag not in _YAML else _yaml(body) for tag, body in blocks]
     found = [value for value in fenced if not isinstance(value, _Missing)]
     if found:
-        return _object(next((value for value in found if isinstance(value, dict)), found[0]), text)
+        value = next((value for value in found if isinstance(value, dict)), found[0])
+        is_yaml = any(
+            value is one and tag in _YAML and isinstance(_loads(body), _Missing)
+            for (tag, body), one in zip(blocks, fenced, strict=True)
+        )
+        return Parsed(_object(value, text), "yaml" if is_yaml else "fenced")
     value = _balanced(text, thought)
     if not isinstance(value, _Missing):
-        return _object(value, text)
+        return Parsed(_object(value, text), "surrounded")
     mappings = (_yaml(body) for tag, body in blocks if tag not in _YAML)
-    return _object(next((value for value in mappings if isinstance(value, dict)), _Missing()), text)
+    return Parsed(_object(next((value for value in mappings if isinstance(value, dict)), _Missing()), text), "yaml")
 
 
 def _object(value: Any, text: str) -> dict[str, Any]:
@@ -84,6 +101,14 @@ def _loads(text: str) -> Any:
         return _DECODER.decode(text.lstrip("\ufeff"))
     except (ValueError, RecursionError):
         return _Missing()
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _yaml(text: str) -> Any:

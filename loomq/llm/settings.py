@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
-from loomq.config import Spec, Text, load_spec
+from loomq.config import Seconds, Spec, Text, load_spec
 from loomq.errors import ConfigError
+from loomq.llm.pricing import PriceEntry
 from loomq.problems import EXPLANATIONS
 from loomq.redaction import know
 
@@ -22,7 +24,7 @@ _LOOPBACK = {"localhost", "::1"}
 
 
 class LLMFile(Spec):
-    """``~/.loomq/config.yaml``: the variables' names in lower case."""
+    """``~/.loomq/config.yaml``: the variables' names in lower case, and what models cost."""
 
     ollama_url: Text | None = None
     ollama_model: Text | None = None
@@ -38,14 +40,24 @@ class LLMFile(Spec):
     openai_model: Text | None = None
     local_backend: Text | None = None
     local_model: Text | None = None
+    local_fallbacks: Text | None = None
+    local_timeout_seconds: Seconds | None = None
     standard_backend: Text | None = None
     standard_model: Text | None = None
+    standard_fallbacks: Text | None = None
+    standard_timeout_seconds: Seconds | None = None
     frontier_backend: Text | None = None
     frontier_model: Text | None = None
+    frontier_fallbacks: Text | None = None
+    frontier_timeout_seconds: Seconds | None = None
+    structured_output: Text | None = None
+    embedding_backend: Text | None = None
+    embedding_model: Text | None = None
+    prices: dict[str, PriceEntry] = Field(default_factory=dict)
 
 
 #: The variables that are read.
-NAMES = tuple(name.upper() for name in LLMFile.model_fields)
+NAMES = tuple(name.upper() for name in LLMFile.model_fields if name != "prices")
 
 
 class LLMSettings:
@@ -53,9 +65,11 @@ class LLMSettings:
 
     Args:
         sources: Where values come from, the strongest first; an empty text counts as not set.
+        prices: What models cost, by their names; it wins over the prices that loomq knows.
     """
 
-    def __init__(self, *sources: Mapping[str, str]) -> None:
+    def __init__(self, *sources: Mapping[str, str], prices: Mapping[str, PriceEntry] | None = None) -> None:
+        self.prices = dict(prices or {})
         self._sources = [{name: source[name] for name in NAMES if source.get(name)} for source in sources]
         for source in self._sources:
             know(*keys_in(source))
@@ -72,11 +86,28 @@ class LLMSettings:
             ConfigError: The file has errors.
         """
         given = dict(os.environ if environment is None else environment)
-        return cls(given, _file((home or Path.home()) / ".loomq" / "config.yaml"))
+        file = _file((home or Path.home()) / ".loomq" / "config.yaml")
+        said = file.model_dump(exclude_none=True, exclude={"prices"})
+        return cls(given, {name.upper(): f"{value}" for name, value in said.items()}, prices=file.prices)
 
     def get(self, name: str) -> str | None:
         """Give a variable's value, or ``None`` if nothing says it."""
         return next((source[name] for source in self._sources if name in source), None)
+
+    def seconds(self, name: str) -> float | None:
+        """Give a duration, or ``None`` if nothing says it.
+
+        Raises:
+            ConfigError: It is none.
+        """
+        said = self.get(name)
+        try:
+            found = None if said is None else float(said)
+        except ValueError:
+            found = 0.0
+        if found is not None and not 0 < found < math.inf:
+            raise ConfigError(f'{name} is no number of seconds: "{said}"', hint=f"{name}=30, or leave it out")
+        return found
 
     def secret(self, name: str) -> SecretStr | None:
         """Give a key: the variable itself, or the content of the file that ``<name>_FILE`` names.
@@ -90,6 +121,27 @@ class LLMSettings:
             if f"{name}_FILE" in source:
                 return _read_key(f"{name}_FILE", Path(source[f"{name}_FILE"]).expanduser())
         return None
+
+    def key(self, who: str, url: str, *, needed: bool, insecure: bool) -> SecretStr | None:
+        """Give the key of a provider; ``None`` if there is none and none is needed.
+
+        Args:
+            who: The provider as its variables begin.
+            url: Where the key would be sent.
+            insecure: Whether it may travel unencrypted to another machine.
+
+        Raises:
+            ConfigError: It is missing, cannot be read, or would travel in the clear.
+        """
+        found = self.secret(f"{who}_API_KEY")
+        if found is None and needed:
+            raise ConfigError(f"{who}_API_KEY is not set", hint=f"set it, or {who}_API_KEY_FILE to the file it is in")
+        if found is not None and url.startswith("http://") and not is_loopback(url) and not insecure:
+            raise ConfigError(
+                f"{who}_BASE_URL would send {who}_API_KEY unencrypted to another machine",
+                hint="use https, or set LOOMQ_INSECURE=1 if the network itself is private",
+            )
+        return found
 
     def url(self, name: str, default: str) -> str:
         """Give the address of a server, without a slash at the end.
@@ -121,9 +173,9 @@ def is_loopback(url: str) -> bool:
     return host in _LOOPBACK or host.startswith("127.")
 
 
-def _file(path: Path) -> dict[str, str]:
+def _file(path: Path) -> LLMFile:
     if not path.is_file():
-        return {}
+        return LLMFile()
     spec, problems = load_spec(path, LLMFile, name=str(path))
     if spec is None:
         # Neither line nor value is quoted, for either may hold a key.
@@ -131,7 +183,7 @@ def _file(path: Path) -> dict[str, str]:
             f"{one.file}:{one.line}:{one.col}: {one.path or 'the file'}: {EXPLANATIONS[one.id]}" for one in problems
         ]
         raise ConfigError("; ".join(told), hint=f"it may say: {', '.join(LLMFile.model_fields)}")
-    return {name.upper(): value for name, value in spec.model_dump(exclude_none=True).items()}
+    return spec
 
 
 def _read_key(name: str, path: Path) -> SecretStr:

@@ -2,7 +2,8 @@
 
 A tier's provider is ``<TIER>_BACKEND`` (``ollama``, ``anthropic`` or ``openai``). Without it ``local`` is Ollama, or an
 OpenAI-compatible server on this machine; ``standard`` and ``frontier`` are Anthropic, OpenAI or Ollama, the first that
-has a key or an address. Its model is ``<TIER>_MODEL``, else ``<PROVIDER>_MODEL``; no model is built in.
+has a key or an address. Its model is ``<TIER>_MODEL``, else ``<PROVIDER>_MODEL``; no model is built in. What stands in
+when that one fails are ``<TIER>_FALLBACKS``, models in their order.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, get_args
 
 from loomq.errors import ConfigError
 from loomq.llm import anthropic, ollama, openai
+from loomq.llm.pricing import PriceTable, cost
 from loomq.llm.settings import LLMSettings, is_loopback
 from loomq.messages import ModelTier
 from loomq.problems import suggest
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
-
-    from loomq.llm.base import LLMBackend
+    from loomq.llm.base import LLMBackend, LLMReply
     from loomq.llm.http import HttpPool
+    from loomq.llm.pricing import Price
 
 PROVIDERS = ("anthropic", "openai", "ollama")
 WITHOUT_A_MODEL = "to go on without a model: loomq fake-llm --extractive --unless-configured -- COMMAND"
@@ -40,6 +41,7 @@ class Tiers:
         self._given = settings
         self._insecure = insecure
         self._backends: dict[str, LLMBackend] = {}
+        self._fallbacks: dict[str, tuple[LLMBackend, ...]] = {}
 
     @cached_property
     def settings(self) -> LLMSettings:
@@ -63,6 +65,76 @@ class Tiers:
                 )
             self._backends[tier] = self.connect(provider, model)
         return self._backends[tier]
+
+    def models(self, tier: str) -> tuple[LLMBackend, ...]:
+        """Give the backends of a tier in their order: the one that serves it, and those that stand in.
+
+        Raises:
+            ConfigError: As ``backend``; also if a fallback cannot be used.
+        """
+        first = self.backend(tier)
+        if tier not in self._fallbacks:
+            said = self.settings.get(f"{tier.upper()}_FALLBACKS") or ""
+            names = [name.strip() for name in said.split(",") if name.strip()]
+            self._fallbacks[tier] = tuple(self._fallback(tier, name) for name in names)
+        return (first, *self._fallbacks[tier])
+
+    def _fallback(self, tier: str, name: str) -> LLMBackend:
+        """Make the backend of ``provider/model``, or of a model of the tier's own provider."""
+        provider, _, model = name.partition("/")
+        if provider not in PROVIDERS:  # a model's name may have slashes
+            provider, model = self.provider(tier), name
+        if not model:
+            raise ConfigError(f'{tier.upper()}_FALLBACKS names no model: "{name}"', hint="write provider/model")
+        return self.connect(provider, model)
+
+    def timeout_s(self, tier: str) -> float | None:
+        """Say how long one call of a tier may take; ``None`` is as long as its task has.
+
+        Raises:
+            ConfigError: What is set is no duration.
+        """
+        return self.settings.seconds(f"{tier.upper()}_TIMEOUT_SECONDS")
+
+    @property
+    def may_structure(self) -> bool:
+        """Whether models are told the contract of their answer in their provider's own way.
+
+        Raises:
+            ConfigError: ``STRUCTURED_OUTPUT`` is neither on nor off.
+        """
+        said = self.settings.get("STRUCTURED_OUTPUT") or "on"
+        if said not in ("on", "off"):
+            raise ConfigError(f'STRUCTURED_OUTPUT cannot be "{said}"', hint="on, or off to leave it to the prompt")
+        return said == "on"
+
+    @cached_property
+    def prices(self) -> PriceTable:
+        """What models cost."""
+        return PriceTable.load(self.settings.prices)
+
+    def price(self, backend: LLMBackend, model: str = "") -> Price | None:
+        """Give what a model costs, by the name that it answered under or else its own; ``None`` if nobody knows."""
+        found = self.prices.find(backend.code, model) if model else None
+        return found or self.prices.find(backend.code, backend.model)
+
+    def cost(self, backend: LLMBackend, reply: LLMReply) -> float | None:
+        """Give what a reply cost in US dollars; ``None`` if nobody knows."""
+        price = self.price(backend, reply.model)
+        if price is None:
+            return None
+        return cost(price, reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens, reply.cache_write_tokens)
+
+    def most(self, backend: LLMBackend, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Give what so many tokens of a model cost at the most, in US dollars; ``None`` if nobody knows.
+
+        None of them is read from a cache, and all of the prompt may be written to one, where that is dearer.
+        """
+        price = self.price(backend)
+        if price is None:
+            return None
+        plain = cost(price, prompt_tokens, completion_tokens)
+        return max(plain, cost(price, prompt_tokens, completion_tokens, 0, prompt_tokens))
 
     def provider(self, tier: str) -> str:
         """Name the provider that serves a tier.
@@ -120,27 +192,15 @@ class Tiers:
         settings = self.settings
         if provider == "ollama":
             return ollama.OllamaBackend(self._pool, model, base_url=settings.url("OLLAMA_URL", ollama.DEFAULT_URL))
-        key = settings.secret(f"{provider.upper()}_API_KEY")
         if provider == "anthropic":
             url = settings.url("ANTHROPIC_BASE_URL", anthropic.DEFAULT_URL)
             version = settings.get("ANTHROPIC_VERSION") or anthropic.DEFAULT_VERSION
-            key = self._checked("ANTHROPIC", key, url, needed=True)
+            key = settings.key("ANTHROPIC", url, needed=True, insecure=self._insecure)
             assert key is not None
             return anthropic.AnthropicBackend(self._pool, model, key, base_url=url, version=version)
         url = settings.url("OPENAI_BASE_URL", openai.DEFAULT_URL)
-        key = self._checked("OPENAI", key, url, needed=url == openai.DEFAULT_URL)
+        key = settings.key("OPENAI", url, needed=url == openai.DEFAULT_URL, insecure=self._insecure)
         return openai.OpenAIBackend(self._pool, model, key, base_url=url, tokens_field=self._tokens_field())
-
-    def _checked(self, who: str, key: SecretStr | None, url: str, *, needed: bool) -> SecretStr | None:
-        """Refuse a missing key, and one that would travel in the clear."""
-        if key is None and needed:
-            raise ConfigError(f"{who}_API_KEY is not set", hint=f"set it, or {who}_API_KEY_FILE to the file it is in")
-        if key is not None and url.startswith("http://") and not is_loopback(url) and not self._insecure:
-            raise ConfigError(
-                f"{who}_BASE_URL would send {who}_API_KEY unencrypted to another machine",
-                hint="use https, or set LOOMQ_INSECURE=1 if the network itself is private",
-            )
-        return key
 
     def _tokens_field(self) -> openai.TokensField:
         said = self.settings.get("OPENAI_TOKENS_FIELD")

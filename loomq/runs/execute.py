@@ -8,6 +8,7 @@ import os
 import random
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import Ignore, Retry
@@ -27,6 +28,7 @@ from loomq.queues.task import payload_of
 from loomq.redaction import redacted, redacted_written
 from loomq.runs.faults import as_stage_error
 from loomq.runs.gate import Gate
+from loomq.runs.journal import StageJournal
 from loomq.runs.opening import FanOut, Skip, opening
 from loomq.store import openings, stages
 from loomq.store.stages import Part, Place, StageKey
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from loomq.runs.plan import Plan, PlanCache, StagePlan
     from loomq.runs.publish import Publisher
     from loomq.runs.sequel import Sequel
+    from loomq.runs.silos import Silos
     from loomq.runs.subgoals import Subgoals
     from loomq.settings import Settings
     from loomq.store.engine import Database
@@ -76,6 +79,7 @@ class Executor:
         runtime: WorkerRuntime,
         sequel: Sequel,
         subgoals: Subgoals,
+        silos: Silos,
         *,
         node: UUID,
         process_lost: Callable[[], None],
@@ -91,6 +95,7 @@ class Executor:
         self._runtime = runtime
         self._sequel = sequel
         self._subgoals = subgoals
+        self._silos = silos
         self._node = node
         self._gate = Gate(database, app.limiter, runtime, self._persist)
         self.process_lost = process_lost
@@ -184,7 +189,8 @@ class Executor:
             self._persist(lambda: self._subgoals.open(plan, stage, claim, context))
             return {"stage": claim.key.name}
         tier = self._app.router.tier(stage.worker.name, claim.tier)
-        job = stage.job(self._payload(stage, claim, goal), tier=tier, timeout_s=claim.timeout_s)
+        journal = StageJournal(self._database, self._silos, self._persist, claim, tier)
+        job = stage.job(self._payload(stage, claim, goal), tier=tier, timeout_s=claim.timeout_s, journal=journal)
         grant = self._gate.enter(request, claim, job, self._guarded(lambda: self._gate.needs(job)))
         done = self._work(job)
         self._gate.settle(grant, done)
@@ -272,8 +278,13 @@ class Executor:
                 room=room,
                 carried=carried,
                 part=part,
+                notes=done.notes,
+                updates=json.dumps(done.updates) if done.updates else None,
             )
         )
+        if outcome.verdict != "fenced":
+            for folder in {update["folder"] for update in done.updates if update["reason"] is None}:
+                self._persist(partial(self._silos.settle, folder))
         self._go_on(request, plan, claim, outcome, carried)
         return outcome
 

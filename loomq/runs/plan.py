@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loomq.pipelines.for_each import ForEach
     from loomq.pipelines.mapping import Mapping
     from loomq.store.engine import Database
+    from loomq.workers.journal import Journal
 
     Pipelines = MappingABC[str, PipelineSpec]
 
@@ -75,14 +76,15 @@ class StagePlan:
         context: dict[str, Any] = goal["context"]
         return context if self.mapping is None else self.mapping.apply(goal, inputs)
 
-    def job(self, payload: dict[str, Any], *, tier: str, timeout_s: float) -> Job:
+    def job(self, payload: dict[str, Any], *, tier: str, timeout_s: float, journal: Journal | None = None) -> Job:
         """Make one task of this stage, as its worker sees it.
 
         Args:
             tier: After the router's overrides.
             timeout_s: Run time until the soft deadline.
+            journal: Where it writes down what models and tools have answered.
         """
-        return Job(self.name, self.worker, tier, payload, self.inputs, self.outputs, timeout_s)
+        return Job(self.name, self.worker, tier, payload, self.inputs, self.outputs, timeout_s, journal)
 
     def run_by(self, worker: str, tier: str) -> StagePlan:
         """Give the stage as that worker and tier run it: itself, or its fallback."""

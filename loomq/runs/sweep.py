@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from loomq.queues.broker import Look
     from loomq.runs.publish import Publisher
     from loomq.runs.sequel import Sequel
+    from loomq.runs.silos import Silos
     from loomq.settings import Settings
     from loomq.store.engine import Database
     from loomq.store.survey import Survey
@@ -56,6 +57,7 @@ class Swept:
         calls: Raw calls whose continuation was sent.
         told: Stages that heard of the end of the goal that was their work.
         admitted: Goals of limited pipelines that were let go.
+        silo_updates: Changes of silos that were left behind and are made, or refused.
         faults: What could not be done in this pass, and will be tried in the next.
     """
 
@@ -69,6 +71,7 @@ class Swept:
     calls: int = 0
     told: int = 0
     admitted: int = 0
+    silo_updates: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -93,6 +96,7 @@ class Sweeper:
         app: LoomCelery,
         publisher: Publisher,
         sequel: Sequel,
+        silos: Silos,
         holder: UUID,
         who: str | None = None,
     ) -> None:
@@ -101,6 +105,7 @@ class Sweeper:
         self._app = app
         self._publisher = publisher
         self._sequel = sequel
+        self._silos = silos
         self._holder = holder
         self._who = who or f"{os.getpid()}@{socket.gethostname()}"
         self._lease_s = max(5 * settings.sweep_seconds, 3.0)
@@ -109,6 +114,7 @@ class Sweeper:
         self._grace_until = 0.0
         self._forget_at = 0.0
         self._chords_at = 0.0
+        self._silos_at = 0.0
         self._empty_at: dict[tuple[str, str, int], list[float]] = {}
         self._done = Swept()
 
@@ -169,6 +175,9 @@ class Sweeper:
             self._alone(self._finish_chords)
         if found.calls:
             self._alone(self._follow_calls)
+        if time.monotonic() >= self._silos_at:
+            self._silos_at = time.monotonic() + _STALE_S
+            self._alone(self._settle_silos)
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + _FORGET_EVERY_S
             self._alone(lambda: nodes.forget(self._database, _NODE_FORGOTTEN_S))
@@ -249,6 +258,10 @@ class Sweeper:
         """Send what follows raw calls whose process died before it could."""
         for goal_id in goals.unfollowed(self._database, _STALE_S):
             self._done.calls += self._alone(partial(self._app.backend.follow, goal_id))
+
+    def _settle_silos(self) -> None:
+        """Make the changes of silos whose process died before it could."""
+        self._done.silo_updates += self._silos.settle_waiting()
 
     def _mind_queues(self, found: Survey, memory: Mapping[str, object]) -> None:
         """Make ready again what was lost on the way, and fill the queues' windows."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loomq.redaction import redacted_json
-from loomq.services.views import SCHEMA_VERSION
+from loomq.services.views import SCHEMA_VERSION, cost_json
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -95,6 +95,45 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Round:
+    """One call to a language model, or of a tool, as the journal has it.
+
+    Args:
+        kind: ``call`` or ``tool``.
+        state: ``done``; of a call also ``cached`` (answered from the cache) and ``open`` (nobody saw its end).
+        tokens: Of the prompt and of the answer.
+        cost: US dollars; ``None`` if nobody knows.
+        said: What was answered; ``None`` of an answer that was no good.
+    """
+
+    number: int
+    at: datetime
+    kind: str
+    state: str
+    model: str | None
+    tokens: tuple[int, int] | None
+    cost: float | None
+    took_ms: int | None
+    said: dict[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it."""
+        prompt, answer = self.tokens or (None, None)
+        return {
+            "round": self.number,
+            "at": self.at.isoformat(),
+            "kind": self.kind,
+            "state": self.state,
+            "model": self.model,
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "cost_usd": self.cost,
+            "took_ms": self.took_ms,
+            "said": self.said,
+        }
+
+
+@dataclass(frozen=True)
 class StageAccount:
     """A stage, or an item of it, explained.
 
@@ -105,6 +144,7 @@ class StageAccount:
         for_each: The path of the list that it fans out over.
         payload: What it gets by its mapping, or by whoever edited it.
         prompt: Of a language model worker, what the model is sent.
+        rounds: The calls to models that were made, and what tools gave.
     """
 
     goal_id: UUID
@@ -124,9 +164,10 @@ class StageAccount:
     fallback: dict[str, Any] | None
     prompt: LLMRequest | None
     prompt_fault: str | None
+    rounds: tuple[Round, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Describe it, with what looks like a secret hidden; prices are not known yet, so no cost is."""
+        """Describe it, with what looks like a secret hidden."""
         stage = self.stage
         found: dict[str, Any] = redacted_json({
             "schema_version": SCHEMA_VERSION,
@@ -152,7 +193,10 @@ class StageAccount:
             "fallback": {"written": self.fallback, "used": stage.fallback},
             "model_used": stage.model_used,
             "tokens": stage.tokens,
-            "cost": None,
+            "cost": cost_json(stage.spent),
+            "notes": stage.notes,
+            "silo_updates": [update.to_json() for update in stage.silo_updates],
+            "rounds": [one.to_json() for one in self.rounds],
             "prompt": self.prompt.model_dump(mode="json") if self.prompt else None,
             "prompt_fault": self.prompt_fault,
             "error": stage.error,
@@ -183,7 +227,7 @@ class GoalAccount:
             **view.links.to_json(),
             "error": view.error,
             "tokens": view.tokens,
-            "cost": None,
+            "cost": cost_json(view.spent),
             "stages": [
                 {key: stages[name][key] for key in ("stage", "status", "items", "children")} | {"why": why}
                 for name, why in self.order.items()

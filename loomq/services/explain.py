@@ -11,11 +11,11 @@ from loomq.problems import suggest
 from loomq.redaction import redacted_json
 from loomq.runs.sequel import about
 from loomq.services import inspect, tracks
-from loomq.services.account import Asked, Attempt, Checked, GoalAccount, StageAccount
+from loomq.services.account import Asked, Attempt, Checked, GoalAccount, Round, StageAccount
 from loomq.services.views import ChildView
-from loomq.store import details, goals, openings
+from loomq.store import details, goals, journal, openings, spending
 from loomq.store.stages import StageKey
-from loomq.workers.llm import request_of
+from loomq.workers.prompt import NOTHING, knowledge_of, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -89,7 +89,7 @@ def stage(loom: Loom, goal_id: UUID, name: str, item: int = -1) -> StageAccount:
     mine, timing = _of_item(loom, view, shown, row, plan) if item >= 0 else (shown, _timing(view, name))
     roots = _roots(loom, here, row, asked)
     payload = _payload(plan, here, row, roots)
-    prompt, prompt_fault = _prompt(here, payload)
+    prompt, prompt_fault = _prompt(loom, here, payload)
     return StageAccount(
         goal_id=goal_id,
         kind=view.kind,
@@ -108,6 +108,7 @@ def stage(loom: Loom, goal_id: UUID, name: str, item: int = -1) -> StageAccount:
         fallback=plan.stages[name].fallback,
         prompt=prompt,
         prompt_fault=prompt_fault,
+        rounds=tuple(_rounds(loom, StageKey(goal_id, name, item))),
     )
 
 
@@ -180,7 +181,8 @@ def _of_item(
     found = [ChildView(child[0], str(item.pipeline), inspect.goal_status(child[1]), row.item)] if child else []
     pauses = details.pauses(loom.database, view.goal_id)
     timing = tracks.item_timing(whole, item, details.now(loom.database), pauses)
-    return replace(item, children=tuple(found), tokens=row.token_usage), timing
+    spent = spending.of_item(loom.database, row.goal_id, row.name, row.item)
+    return replace(item, children=tuple(found), tokens=row.token_usage, spent=spent), timing
 
 
 def _roots(loom: Loom, stage: StagePlan, row: Row[Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -224,14 +226,23 @@ def _asked(stage: StagePlan, row: Row[Any], roots: dict[str, Any]) -> Asked | No
     return Asked(str(when), when.evaluate(roots), when.told(roots))
 
 
-def _prompt(stage: StagePlan, payload: Checked) -> tuple[LLMRequest | None, str | None]:
-    """Put the prompt together that the model is sent, from an input with its secrets hidden."""
+def _prompt(loom: Loom, stage: StagePlan, payload: Checked) -> tuple[LLMRequest | None, str | None]:
+    """Put the prompt together that the model is sent, its secrets hidden, with knowledge as it is now."""
     if stage.worker.worker_kind != "llm" or stage.pipeline is not None or payload.value is None:
         return None, None
+    value, fault, known = redacted_json(payload.value), None, NOTHING
     try:
-        return request_of(stage.worker, redacted_json(payload.value), stage.timeout_s), None
+        known = knowledge_of(stage.worker, loom.settings.project, lambda _: None)
     except LoomqError as error:
-        return None, error.message
+        fault = f"without its knowledge, which cannot be read here: {error.message}"
+    return request_of(stage.worker, value, stage.timeout_s, known), fault
+
+
+def _rounds(loom: Loom, key: StageKey) -> Iterator[Round]:
+    """List the calls to models and of tools that a stage has made."""
+    for number, at, kind, state, _, model, prompt, answer, cost, took_ms, said in journal.rounds(loom.database, key):
+        tokens = (prompt, answer) if prompt is not None else None
+        yield Round(number, at, kind, state, model, tokens, cost, took_ms, said)
 
 
 def _attempts(loom: Loom, stage: StageView) -> Iterator[Attempt]:

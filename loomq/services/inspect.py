@@ -24,7 +24,7 @@ from loomq.services.views import (
     StageView,
 )
 from loomq.services.waiting import Waits
-from loomq.store import details, goals, nodes
+from loomq.store import details, goals, nodes, silos, spending
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -191,7 +191,7 @@ def _row(loom: Loom, goal_id: UUID) -> Row[Any]:
 
 
 def _view(loom: Loom, row: Row[Any], plan: Plan, rows: Sequence[Row[Any]]) -> GoalView:
-    stages = tuple(stage_view(stage, plan.stages.get(stage.name)) for stage in rows)
+    stages = tuple(_with_costs(loom, row.id, plan, [stage_view(one, plan.stages.get(one.name)) for one in rows]))
     return GoalView(
         goal_id=row.id,
         name=row.pipeline,
@@ -255,7 +255,26 @@ def stage_view(row: Row[Any], plan: StagePlan | None = None) -> StageView:
         pipeline=plan.pipeline if plan is not None else None,
         fan_out=row.fan_out,
         max_parallel=row.max_parallel,
+        notes=row.notes or {},
     )
+
+
+def _with_costs(loom: Loom, goal_id: UUID, plan: Plan, stages: Sequence[StageView]) -> Sequence[StageView]:
+    """Add what stages have spent, and what became of the changes of silos that came with them."""
+    doers = [one for stage in plan.stages.values() for one in (stage, stage.other) if one is not None]
+    if not any(one.pipeline or one.worker.worker_kind == "llm" for one in doers):
+        return stages
+    spent = spending.of_stages(loom.database, goal_id)
+    writes = any(one.worker.folders for one in doers)
+    changes = silos.of_goal(loom.database, goal_id) if writes else []
+    return [
+        replace(
+            stage,
+            spent=spent.get(stage.name),
+            silo_updates=tuple(one for one in changes if one.stage == stage.name),
+        )
+        for stage in stages
+    ]
 
 
 def _due(row: Row[Any]) -> datetime | None:

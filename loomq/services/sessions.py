@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from loomq.errors import NotFoundError
 from loomq.ids import uuid7
 from loomq.inline import storable_text
+from loomq.redaction import redacted_content
 from loomq.services.inspect import goal_status
 from loomq.services.submit import default_loom
-from loomq.services.transcripts import Session, SessionHit, SessionMessage, Transcript, shown
+from loomq.services.transcripts import Session, SessionHit, SessionMessage, Transcript
 from loomq.store import sessions as store
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def search_sessions(text: str, *, limit: int = 20, loom: Loom | None = None) -> 
     home = loom or default_loom()
     found = store.search(home.database, storable_text(text), limit)
     # Redacted before it is cut: half a key would not be known for one.
-    contents = [shown(row.content) for row in found]
+    contents = [redacted_content(row.content) for row in found]
     snippets = store.snippets(home.database, storable_text(text), contents) if found else []
     return [
         SessionHit(row.session_id, row.title, row.seq, row.role, row.at, row.goal_id, snippet)

@@ -9,9 +9,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from pydantic import ValidationError
+
 from loomq.errors import GoalCancelledError, GoalFailedError, WaitTimeoutError
 from loomq.loom import Loom
-from loomq.messages import ModelTier, OrchestratorGoal, TaskPriority, TaskStatus
+from loomq.messages import Budget, ModelTier, OrchestratorGoal, TaskPriority, TaskStatus
 from loomq.services import control, events, inspect
 from loomq.services.transcripts import Session
 from loomq.settings import Settings
@@ -177,6 +179,7 @@ def submit_goal(
     deadline: datetime | timedelta | None = None,
     session: UUID | str | Session | None = None,
     request_id: str | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
     loom: Loom | None = None,
 ) -> GoalHandle:
     """Hand in a goal: it is written down before this returns, and runs from then on whatever happens here.
@@ -192,12 +195,14 @@ def submit_goal(
         deadline: When the goal must have ended, or how long it may take.
         session: The session that it belongs to, or its id; one that is new is made.
         request_id: The caller's own name for this request, kept with the goal.
+        budget: What it may spend on language models: ``{"max_cost": dollars, "max_tokens": count}``, or either.
         loom: Another project than that of the current folder.
 
     Raises:
         UnknownNameError: There is no such pipeline.
         PipelineValidationError: The context breaks the pipeline's ``input_schema``.
         SubmitUnavailableError: The goal could not be written down.
+        ValueError: The session or the budget is none.
     """
     home = loom or default_loom()
     accepted = home.submitter.submit(
@@ -210,6 +215,7 @@ def submit_goal(
             deadline=_deadline(deadline),
             session_id=_session_id(session),
             request_id=request_id,
+            budget=_budget(budget),
         )
     )
     return GoalHandle(home, accepted.goal_id, created=accepted.created)
@@ -224,6 +230,7 @@ def submit_task(
     idempotency_key: str | None = None,
     deadline: datetime | timedelta | None = None,
     session: UUID | str | Session | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
     loom: Loom | None = None,
 ) -> GoalHandle:
     """Hand in one task for one worker, as a goal of one stage; arguments and errors as ``submit_goal``.
@@ -242,6 +249,7 @@ def submit_task(
             idempotency_key=idempotency_key,
             deadline=_deadline(deadline),
             session_id=_session_id(session),
+            budget=_budget(budget),
         ),
         worker=worker,
         tier=str(ModelTier(tier)) if tier else None,
@@ -256,6 +264,15 @@ def _session_id(given: UUID | str | Session | None) -> UUID | None:
         return UUID(given) if isinstance(given, str) else given
     except ValueError:
         raise ValueError(f"a session is given as such, or by its whole id; not as {given!r}") from None
+
+
+def _budget(given: Budget | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    try:
+        budget = Budget.model_validate(given or {})
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ValueError(f'a budget is given as {{"max_cost": dollars, "max_tokens": count}}: {told}') from None
+    return budget.model_dump(exclude_none=True) or None
 
 
 def _deadline(given: datetime | timedelta | None) -> datetime | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loomq.errors import EnvironmentNotReadyError
 from loomq.ids import uuid7
-from loomq.runs.sweep import LEADERSHIP, Sweeper
+from loomq.runs.sweep import LEADERSHIP
 from loomq.store import nodes
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from loomq.loom import Loom
+    from loomq.runs.sweep import Sweeper
     from loomq.store.nodes import Leader
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def sweep_until(loom: Loom, is_over: Event, report: Callable[[dict[str, Any]], o
 
 def _sweeper(loom: Loom) -> Sweeper:
     loom.app.is_node = True  # as patient with its broker as a node
-    return Sweeper(loom.settings, loom.database, loom.app, loom.publisher, loom.sequel, uuid7())
+    return loom.sweeper(uuid7())
 
 
 def leader(loom: Loom) -> Leader | None:

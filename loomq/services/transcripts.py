@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from loomq.redaction import redacted, redacted_json, redacted_written
+from loomq.redaction import redacted, redacted_content, redacted_json
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -73,7 +72,7 @@ class SessionMessage:
         return {
             "seq": self.seq,
             "role": self.role,
-            "content": shown(self.content),
+            "content": redacted_content(self.content),
             "at": _iso(self.at),
             "goal_id": str(self.goal_id) if self.goal_id else None,
             "pipeline": self.pipeline,
@@ -121,15 +120,6 @@ class SessionHit:
             "goal_id": str(self.goal_id) if self.goal_id else None,
             "snippet": self.snippet,
         }
-
-
-def shown(content: str) -> str:
-    """Redact what was said; of JSON a value is seen with its key."""
-    try:
-        json.loads(content)
-    except (ValueError, RecursionError):
-        return redacted(content)
-    return redacted_written(content)
 
 
 def _iso(when: datetime) -> str:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loomq.errors import PipelineStageError, PipelineValidationError
+from loomq.llm.asking import Asker
 from loomq.llm.http import HttpPool
 from loomq.llm.tiers import Tiers
 from loomq.registry import project_on_path
 from loomq.runs.faults import as_stage_error
 from loomq.runs.freeze import freeze_worker
 from loomq.runs.plan import Plan
+from loomq.tools.toolbox import Toolboxes
 from loomq.workers.llm import LLMWorkers
 from loomq.workers.loop import EventLoop
 from loomq.workers.processor import Processors
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from loomq.contracts import Contract
-    from loomq.llm.base import LLMReply, LLMRequest
+    from loomq.llm.base import LLMMessage, LLMReply, LLMRequest
     from loomq.loom import Loom
+    from loomq.workers.conversation import Conversation
+    from loomq.workers.journal import Journal
+    from loomq.workers.llm import Answer
     from loomq.workers.spec import WorkerSpec
 
 SCHEMA_VERSION = 1
@@ -37,7 +42,10 @@ class Trial:
 
     Args:
         prompt: What the model was sent; ``None`` if none was asked.
-        reply: What it answered.
+        turns: What it and its tools said on the way.
+        reply: What it answered in the end.
+        cost: US dollars; ``None`` if no model was asked, or nobody knows.
+        silo_updates: The changes of silos that it asked for; none was made.
         output: What the worker gave, even if its contract refuses it.
         fault: What the stage of a goal would have failed with.
     """
@@ -48,11 +56,15 @@ class Trial:
     payload: dict[str, Any]
     input_errors: list[str] | None = None
     prompt: LLMRequest | None = None
+    turns: list[LLMMessage] = field(default_factory=list)
     reply: LLMReply | None = None
     output: dict[str, Any] | None = None
     output_errors: list[str] | None = None
     model_used: str | None = None
     token_usage: dict[str, int] | None = None
+    cost: float | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    silo_updates: list[dict[str, Any]] = field(default_factory=list)
     took_ms: int = 0
     fault: PipelineStageError | None = field(default=None)
 
@@ -65,6 +77,7 @@ class Trial:
             "tier": self.tier,
             "input": {"value": self.payload, "contract": verdict(self.input_errors), "errors": self.input_errors or []},
             "prompt": self.prompt.model_dump(mode="json") if self.prompt else None,
+            "turns": [turn.model_dump(mode="json") for turn in self.turns],
             "answer": self.reply.model_dump(mode="json") if self.reply else None,
             "output": {
                 "value": self.output,
@@ -73,6 +86,9 @@ class Trial:
             },
             "model_used": self.model_used,
             "token_usage": self.token_usage,
+            "cost_usd": self.cost,
+            "notes": self.notes,
+            "silo_updates": self.silo_updates,
             "took_ms": self.took_ms,
             "error": self.fault.to_json() if self.fault else None,
         }
@@ -103,7 +119,7 @@ def attempt(loom: Loom, worker: str, payload: dict[str, Any], *, tier: str | Non
     loop, pool = EventLoop(), HttpPool()
     runtime = WorkerRuntime(
         _SeenProcessors(found, loom, loop),
-        _SeenModels(found, Tiers(pool, insecure=settings.insecure), loop),
+        _SeenModels(found, loom, Asker(Tiers(pool, insecure=settings.insecure)), loop),
         settings.project,
         settings.grace_seconds,
         own_process=lambda: False,
@@ -112,7 +128,7 @@ def attempt(loom: Loom, worker: str, payload: dict[str, Any], *, tier: str | Non
     try:
         with redirect_stdout(prints):
             done = runtime.run(job)
-        found.model_used, found.token_usage = done.model_used, done.token_usage
+        found.model_used, found.token_usage, found.notes = done.model_used, done.token_usage, done.notes
     except Exception as error:  # noqa: BLE001  (whatever a worker raises is its failure, as in a goal)
         found.fault = as_stage_error(error, worker, worker, stage.timeout_s)
         found.fault.__cause__ = error
@@ -149,20 +165,33 @@ class _SeenProcessors(Processors):
 
 
 class _SeenModels(LLMWorkers):
-    """Language models whose prompt, answer and output are kept."""
+    """Language models whose conversation and output are kept."""
 
-    def __init__(self, trial: Trial, tiers: Tiers, loop: EventLoop) -> None:
-        super().__init__(tiers, loop)
+    def __init__(self, trial: Trial, loom: Loom, asker: Asker, loop: EventLoop) -> None:
+        settings = loom.settings
+        toolboxes = Toolboxes(settings.project, settings.import_allow)
+        super().__init__(asker, loop, toolboxes, settings.project, redacts=settings.redact_outputs)
         self._trial = trial
 
-    def ask(self, request: LLMRequest, tier: str) -> LLMReply:
-        """Ask as always."""
-        self._trial.prompt = request
-        self._trial.reply = super().ask(request, tier)
+    def converse(self, talk: Conversation, request: LLMRequest) -> LLMReply:
+        """Hold it as always."""
+        self._trial.prompt, self._trial.turns = request, talk.turns
+        try:
+            self._trial.reply = super().converse(talk, request)
+        finally:
+            self._trial.cost = talk.used.cost if talk.used.rounds else None
         return self._trial.reply
 
-    def run(self, spec: WorkerSpec, payload: dict[str, Any], tier: str, timeout_s: float) -> dict[str, Any]:
+    def run(
+        self,
+        spec: WorkerSpec,
+        payload: dict[str, Any],
+        tier: str,
+        timeout_s: float,
+        journal: Journal | None = None,
+    ) -> Answer:
         """Run as always."""
-        found = super().run(spec, payload, tier, timeout_s)
-        self._trial.output = found["output"]
+        found = super().run(spec, payload, tier, timeout_s, journal)
+        self._trial.output = found.output
+        self._trial.silo_updates = [{**one["asked"], "reason": one["reason"]} for one in found.updates]
         return found

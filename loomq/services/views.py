@@ -7,6 +7,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from loomq.redaction import redacted, redacted_json
+from loomq.store.spending import Spent
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
 
     from loomq.messages import TaskStatus
     from loomq.services.timing import GoalTiming
+    from loomq.store.silos import SiloUpdate
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "ChildView",
+    "GoalLine",
+    "GoalView",
+    "ItemsView",
+    "Links",
+    "NodeView",
+    "Spent",
+    "StageView",
+    "cost_json",
+]
 
 SCHEMA_VERSION = 1
 
@@ -101,6 +116,10 @@ class StageView:
         children: The goals that are its work, or its items', the first of them.
         tokens: What it, its items and the goals that are its work have used.
         waits: Why it waits though it is due: a limit, or a queue that nobody serves.
+        spent: What calls to language models have cost in all attempts, like ``tokens`` with items and contained goals;
+            ``None`` if none was made.
+        notes: What is to be told of its result: ``repair``, ``degraded_modes``, ``rounds``, ``from_cache``, ``reused``.
+        silo_updates: The changes of silos that came with its result, and what became of them.
     """
 
     name: str
@@ -133,6 +152,9 @@ class StageView:
     children: tuple[ChildView, ...] = ()
     tokens: dict[str, int] | None = None
     waits: str | None = None
+    spent: Spent | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    silo_updates: tuple[SiloUpdate, ...] = ()
 
     @property
     def doer(self) -> str:
@@ -153,6 +175,8 @@ class StageView:
             "processing_time_ms": self.processing_time_ms,
             "model_used": self.model_used,
             "token_usage": self.token_usage,
+            "cost": cost_json(self.spent),
+            "degraded_modes": self.notes.get("degraded_modes", []),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -174,6 +198,8 @@ class StageView:
             "items": self.items.to_json() if self.items else None,
             "children": [child.to_json() for child in self.children],
             "tokens": self.tokens,
+            "notes": redacted_json(self.notes),
+            "silo_updates": [redacted_json(update.to_json()) for update in self.silo_updates],
             "output": self.output,
         }
 
@@ -242,6 +268,12 @@ class GoalView:
     tokens: dict[str, int] | None = None
     timing: GoalTiming | None = None
 
+    @property
+    def spent(self) -> Spent | None:
+        """What calls to language models have cost, in it and the goals that it contains."""
+        found = [stage.spent for stage in self.stages if stage.spent is not None]
+        return sum(found[1:], found[0]) if found else None
+
     def to_json(self) -> dict[str, Any]:
         """Describe the goal with its stages."""
         return {
@@ -258,6 +290,7 @@ class GoalView:
             **self.links.to_json(),
             "error": self.error,
             "tokens": self.tokens,
+            "cost": cost_json(self.spent),
             "stages": [stage.to_json() for stage in self.stages],
             "timing": self.timing.to_json() if self.timing else None,
             "result": self.result,
@@ -319,6 +352,23 @@ class NodeView:
             "started_at": _iso(self.started_at),
             "seen_at": _iso(self.seen_at),
         }
+
+
+def cost_json(spent: Spent | None) -> dict[str, Any] | None:
+    """Describe what calls to language models have cost: ``usd`` is ``null`` if a price is not known."""
+    if spent is None:
+        return None
+    return {
+        "usd": spent.cost,
+        "known_usd": spent.known_cost,
+        "calls": spent.calls,
+        "from_cache": spent.cached_calls,
+        "unpriced_calls": spent.unpriced_calls,
+        "open_calls": spent.open_calls,
+        "prompt_tokens": spent.prompt_tokens,
+        "completion_tokens": spent.completion_tokens,
+        "cached_tokens": spent.cached_tokens,
+    }
 
 
 def _iso(when: datetime | None) -> str | None:

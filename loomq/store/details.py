@@ -92,15 +92,20 @@ def children(database: Database, goal_id: UUID, limit: int = 5) -> list[Child]:
 
 
 def tokens(database: Database, goal_id: UUID) -> dict[str, dict[str, int]]:
-    """Add up the tokens of each stage that used any: its own, its items', and those of the goals that it contains."""
+    """Add up the tokens of each stage that used any: its own, its items', and those of the goals that it contains.
+
+    They are those of the calls that are written down, and those that a result tells of where there are none.
+    """
     rows = database.call(
-        "WITH RECURSIVE family (id, stage) AS (SELECT id, parent_stage FROM goals WHERE parent_goal = %(goal)s"
-        " UNION ALL SELECT g.id, f.stage FROM goals g JOIN family f ON g.parent_goal = f.id),"
-        " spent AS (SELECT name, token_usage FROM stages WHERE goal_id = %(goal)s"
-        " UNION ALL SELECT f.stage, s.token_usage FROM family f JOIN stages s ON s.goal_id = f.id)"
-        " SELECT name, sum((token_usage ->> 'prompt_tokens')::bigint)::bigint,"
-        " sum((token_usage ->> 'completion_tokens')::bigint)::bigint"
-        " FROM spent WHERE token_usage IS NOT NULL GROUP BY name",
+        "WITH RECURSIVE family (id, stage) AS (SELECT %(goal)s::uuid, NULL::text"
+        " UNION ALL SELECT g.id, coalesce(f.stage, g.parent_stage) FROM goals g JOIN family f ON g.parent_goal = f.id),"
+        " spent AS (SELECT coalesce(f.stage, c.stage) AS name, c.prompt_tokens AS prompt, c.completion_tokens AS answer"
+        " FROM family f JOIN llm_calls c ON c.goal_id = f.id WHERE c.state <> 'cached'"
+        " UNION ALL SELECT coalesce(f.stage, s.name), (s.token_usage ->> 'prompt_tokens')::bigint,"
+        " (s.token_usage ->> 'completion_tokens')::bigint"
+        " FROM family f JOIN stages s ON s.goal_id = f.id WHERE s.token_usage IS NOT NULL AND NOT EXISTS ("
+        "SELECT 1 FROM llm_calls c WHERE c.goal_id = s.goal_id AND c.stage = s.name AND c.item = s.item))"
+        " SELECT name, sum(prompt)::bigint, sum(answer)::bigint FROM spent GROUP BY name",
         {"goal": goal_id},
     )
     return {name: {"prompt_tokens": prompt or 0, "completion_tokens": answer or 0} for name, prompt, answer in rows}

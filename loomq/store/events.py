@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from loomq.store.engine import Database
+    from loomq.store.stages import StageKey
 
 _WATCHED_S = 30.0
 
@@ -97,6 +99,14 @@ def read(database: Database, goal_id: UUID, after: Cursor, limit: int) -> Page |
 def adopt(database: Database, goal_id: UUID) -> None:
     """Put events that came with another server's dump before those of this one; to be done before reading."""
     database.call(_ADOPT, {"goal": goal_id})
+
+
+def tell(database: Database, key: StageKey, kind: str, detail: dict[str, Any]) -> None:
+    """Write an event of a stage down."""
+    database.call(
+        "SELECT loomq_tell(%(goal)s, %(kind)s, %(name)s, %(item)s, %(detail)s)",
+        {**key.parameters(), "kind": kind, "detail": json.dumps(detail)},
+    )
 
 
 def watch(database: Database, goal_id: UUID) -> None:

@@ -78,6 +78,12 @@ WITH chosen AS MATERIALIZED (
     RETURNING c.state = 'failed' AND s.state IN ('failed', 'dead') AND s.dropped_at IS NULL AS is_letter
 ), gone_events AS (
     DELETE FROM events e USING chosen c WHERE e.goal_id = c.id
+), gone_calls AS (
+    DELETE FROM llm_calls l USING chosen c WHERE l.goal_id = c.id
+), gone_tool_results AS (
+    DELETE FROM tool_results t USING chosen c WHERE t.goal_id = c.id
+), gone_updates AS (
+    DELETE FROM silo_updates u USING chosen c WHERE u.goal_id = c.id AND u.state <> 'pending'
 ), gone_keys AS (
     DELETE FROM idempotency_keys k USING chosen c WHERE k.key = c.idempotency_key AND k.goal_id = c.id
 ), gone AS (
@@ -121,6 +127,7 @@ PLAIN = {
     "malformed": ("malformed", "id", "uuid", _MESSAGES),
     "audit": ("audit", "id", "uuid", _AUDIT),
     "chords": ("chords", "group_id", "text", _CHORDS),
+    "answers": ("llm_cache", "key", "text", "t.expires_at < clock_timestamp()"),
 }
 
 

@@ -168,19 +168,24 @@ def complete(
     room: Mapping[str, int] | None = None,
     carried: Sequence[str] = (),
     part: Part | None = None,
+    notes: dict[str, Any] | None = None,
+    updates: str | None = None,
 ) -> Outcome:
     """Store a result and count down what waited for it.
 
     Args:
         output: The result as JSON text.
+        notes: What is to be told of it besides.
+        updates: The changes of silos that come with it, as JSON: ``[{folder, silo, asked, reason}]``; one with a reason
+            is refused already.
         room: How many messages the queue of each route (``worker.tier``) still takes; so many ready stages are the
             caller's to publish.
         carried: Stages that the message in hand publishes by itself.
         part: The stage's place in a user's chord, if it is in one.
     """
     rows = database.call(
-        "SELECT * FROM loomq_complete_2(%(goal)s, %(name)s, %(item)s, %(token)s, 'done', %(output)s, %(model)s,"
-        " %(tokens)s, %(ms)s, NULL, %(room)s, %(carried)s, %(chord)s, %(position)s)",
+        "SELECT * FROM loomq_complete_3(%(goal)s, %(name)s, %(item)s, %(token)s, 'done', %(output)s, %(model)s,"
+        " %(tokens)s, %(ms)s, NULL, %(room)s, %(carried)s, %(chord)s, %(position)s, %(notes)s, %(updates)s)",
         {
             **key.parameters(),
             "token": token,
@@ -192,6 +197,8 @@ def complete(
             "carried": list(carried),
             "chord": part.group_id if part else None,
             "position": part.position if part else None,
+            "notes": json.dumps(notes) if notes else None,
+            "updates": updates,
         },
     )
     return Outcome.of(rows[0])

@@ -159,6 +159,7 @@ stages = Table(
     Column("limit_max", Integer),
     Column("wants_key", Boolean, nullable=False),
     Column("raised_from", SmallInteger),
+    Column("notes", JSONB),
     postgresql_partition_by="RANGE (goal_id)",
 )
 Index(

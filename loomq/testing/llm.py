@@ -24,7 +24,12 @@ def fake_llm(
 ) -> FakeServer:
     """Serve a fake provider for as long as a ``with`` block lasts, on a free port of this machine.
 
-    Inside, ``environment(wire)`` gives the variables that make loomq ask it, and ``journal`` what was asked.
+    Inside, ``environment(wire)`` gives the variables that make loomq ask it, and ``journal`` what was asked. A loop of
+    tool calls is scripted by how many rounds of results there are::
+
+        [{"tool_results": 0, "tool_calls": [{"name": "look_up", "arguments": {"word": "cat"}}]}, {"text": "animal"}]
+
+    It streams where it is asked to, and embeds without any rule.
 
     Args:
         rules: What it answers, in order; without any it echoes the prompt as JSON. Each is a ``Rule``, the same as a

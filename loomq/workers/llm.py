@@ -1,91 +1,182 @@
-"""LLM workers: prompt in, one JSON object out."""
+"""LLM workers: prompt in, one JSON object out, with tools and knowledge on the way."""
 
 from __future__ import annotations
 
-import json
-import math
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loomq.errors import LLMAnswerError, LLMError
+from loomq.workers.batching import Batcher, UnusableBatchError
+from loomq.workers.journal import NullJournal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from loomq.knowledge.spec import FolderSilo
+    from loomq.knowledge.updates import Refused, Update
+    from loomq.llm.asking import Asker
     from loomq.llm.base import LLMReply, LLMRequest
-    from loomq.llm.tiers import Tiers
+    from loomq.llm.parsing import Parsed
+    from loomq.tools.toolbox import Toolboxes
+    from loomq.workers.conversation import Account, Conversation
+    from loomq.workers.journal import Journal
     from loomq.workers.loop import EventLoop
     from loomq.workers.spec import WorkerSpec
 
-# English takes some 4 bytes a token, JSON and other scripts about 3: better to count too many.
-BYTES_A_TOKEN = 3
+
+@dataclass(frozen=True)
+class Answer:
+    """What an LLM worker gave.
+
+    Args:
+        notes: What is to be told of it besides: how the answer was read, what could not be loaded, rounds of tools.
+        updates: The changes of silos that it asks for, as they are written down with the result; those that are refused
+            already have a ``reason``.
+        accept, reject: To be called when it is clear whether it holds its contract.
+    """
+
+    output: dict[str, Any]
+    model_used: str
+    token_usage: dict[str, int]
+    notes: dict[str, Any]
+    updates: list[dict[str, Any]]
+    accept: Callable[[], None]
+    reject: Callable[[], None]
 
 
 class LLMWorkers:
     """The language models of one process.
 
     Args:
-        tiers: Which backend serves which tier.
+        asker: Asks the model that serves a tier.
         loop: Where calls run.
+        toolboxes: The process's tools.
+        project: What paths of knowledge are relative to.
+        joins: Whether calls of this process may be joined: not where it runs one task at a time.
+        redacts: Whether secrets are hidden in what models and tools say.
     """
 
-    def __init__(self, tiers: Tiers, loop: EventLoop) -> None:
-        self._tiers = tiers
+    def __init__(
+        self,
+        asker: Asker,
+        loop: EventLoop,
+        toolboxes: Toolboxes,
+        project: Path,
+        *,
+        joins: Callable[[], bool] = lambda: False,
+        redacts: bool = True,
+    ) -> None:
+        self._asker = asker
         self._loop = loop
+        self._toolboxes = toolboxes
+        self._project = project
+        self._joins = joins
+        self._redacts = redacts
+        self._batcher = Batcher()
 
-    def run(self, spec: WorkerSpec, payload: dict[str, Any], tier: str, timeout_s: float) -> dict[str, Any]:
-        """Ask the tier's model, and read the object in its answer.
-
-        Returns:
-            ``{"output": {...}, "model_used": str, "token_usage": {...}}``.
+    def run(
+        self,
+        spec: WorkerSpec,
+        payload: dict[str, Any],
+        tier: str,
+        timeout_s: float,
+        journal: Journal | None = None,
+    ) -> Answer:
+        """Ask the tier's model, let it use the worker's tools, and read the object in its last answer.
 
         Raises:
             ConfigError: The tier has no backend or no model.
-            LLMError: The prompt is too long, the call failed, or the answer cannot be used. Transport and an answer
+            KnowledgeError: What the worker needs to know cannot be loaded.
+            LLMError: The prompt is too long, a call failed, or the answer cannot be used. Transport and an answer
                 without an object are ``retryable``; an object that breaks its contract is not (formats.md §2).
+            LeaseLost: The task was taken back meanwhile.
             SoftDeadline: The time was up.
         """
-        reply = self.ask(request_of(spec, payload, timeout_s), tier)
-        return {
-            "output": output_of(spec, reply),
-            "model_used": reply.model,
-            "token_usage": {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens},
+        from loomq.workers.prompt import UPDATES, knowledge_of, request_of
+
+        until, journal = time.monotonic() + timeout_s, journal or NullJournal()
+        knowledge = knowledge_of(spec, self._project, lambda silo: journal.settle(silo.folder))
+        toolbox, missing = self._toolboxes.of(spec.name, spec.tools)
+        talk = self._conversation(spec, tier, until, toolbox, journal)
+        request = request_of(spec, payload, timeout_s, knowledge, toolbox.definitions)
+        reply = self.converse(talk, request)
+        try:
+            parsed = output_of(spec, reply)
+        except LLMError:
+            talk.reject()
+            raise
+        used, output = talk.used, dict(parsed.value)
+        updates = _updates(output.pop(UPDATES), spec) if spec.folders and UPDATES in output else []
+        notes = {
+            "repair": parsed.repair,
+            "degraded_modes": [*knowledge.degraded, *missing],
+            "rounds": used.rounds if used.rounds > 1 else None,
+            "from_cache": used.from_cache,
+            "reused": used.reused,
         }
+        return Answer(
+            output=output,
+            model_used=reply.model,
+            token_usage={"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens},
+            notes={name: value for name, value in notes.items() if value},
+            updates=updates,
+            accept=talk.accept,
+            reject=talk.reject,
+        )
+
+    def converse(self, talk: Conversation, request: LLMRequest) -> LLMReply:
+        """Hold a conversation; errors as in ``run``."""
+        return talk.run(request)
 
     def most_tokens(self, spec: WorkerSpec, payload: dict[str, Any]) -> int:
-        """Estimate how many tokens a task may use: its prompt's, and all that it may answer."""
-        prompt = (spec.system_prompt or "") + json.dumps(payload, ensure_ascii=False, indent=2)
-        return estimated_tokens(prompt) + spec.max_output_tokens
+        """Estimate how many tokens a task's first round may use: its prompt's, and all that it may answer."""
+        from loomq.workers.conversation import request_tokens
+        from loomq.workers.prompt import request_of
 
-    def ask(self, request: LLMRequest, tier: str) -> LLMReply:
-        """Ask the tier's model; errors as in ``run``."""
-        return self._loop.run(self._tiers.backend(tier).complete(request), request.timeout_s)
+        return request_tokens(request_of(spec, payload, 1.0)) + spec.max_output_tokens
 
+    def _conversation(self, spec: WorkerSpec, tier: str, until: float, toolbox: Any, journal: Journal) -> Conversation:
+        from loomq.workers.conversation import Conversation, Terms
 
-def request_of(spec: WorkerSpec, payload: dict[str, Any], timeout_s: float) -> LLMRequest:
-    """Build the prompt: the system prompt, and the payload as indented JSON.
-
-    Raises:
-        LLMError: It is longer than ``max_input_tokens``.
-    """
-    from loomq.llm.base import LLMMessage, LLMRequest
-
-    system = spec.system_prompt or ""
-    user = json.dumps(payload, ensure_ascii=False, indent=2)
-    estimate = estimated_tokens(system) + estimated_tokens(user)
-    if spec.max_input_tokens is not None and estimate > spec.max_input_tokens:
-        raise LLMError(
-            f"the prompt of worker {spec.name} is some {estimate:,} tokens long (a token for every {BYTES_A_TOKEN}"
-            f" bytes); its max_input_tokens is {spec.max_input_tokens:,}",
-            hint="send less, or raise max_input_tokens",
+        terms = Terms(
+            tier=tier,
+            worker=spec.name,
+            until=until,
+            call_timeout_s=self._asker.tiers.timeout_s(tier),
+            tool_timeout_s=spec.tool_timeout_seconds,
+            max_input_tokens=spec.max_input_tokens,
+            streams=spec.stream,
+            cache_ttl_s=spec.cache.ttl_seconds if spec.cache else None,
+            redacts=self._redacts,
         )
-    return LLMRequest(
-        system=system,
-        messages=(LLMMessage(role="user", content=user),),
-        max_output_tokens=spec.max_output_tokens,
-        temperature=spec.temperature,
-        timeout_s=timeout_s,
-    )
+        talk = Conversation(self._asker, self._loop, toolbox, journal, terms)
+        if spec.batch is not None and self._joins():
+            talk.ask = lambda request, account: self._in_batch(spec, talk, request, account)
+        return talk
+
+    def _in_batch(self, spec: WorkerSpec, talk: Conversation, request: LLMRequest, account: Account) -> LLMReply:
+        """Ask together with others, or alone if that gave nothing; what it cost is shared."""
+        assert spec.batch is not None
+        backend = self._asker.tiers.backend(talk.terms.tier)
+        self._loop.run(account.asking(backend), talk.terms.left_s)
+
+        def call(joint: LLMRequest) -> LLMReply:
+            return self._loop.run(self._asker.ask(joint, talk.terms.tier), talk.terms.left_s)
+
+        try:
+            return self._batcher.ask(spec.batch, talk.terms.tier, request, call, talk.terms.left_s)
+        except UnusableBatchError as error:
+            share = error.share
+            account.waste(backend, share.prompt_tokens, share.completion_tokens, share.cost)
+        except LLMError as error:
+            self._loop.run(account.failed(backend, error), talk.terms.left_s)
+            raise
+        return talk.ask_alone(request, account)
 
 
-def output_of(spec: WorkerSpec, reply: LLMReply) -> dict[str, Any]:
+def output_of(spec: WorkerSpec, reply: LLMReply) -> Parsed:
     """Read the object in an answer.
 
     Raises:
@@ -99,12 +190,26 @@ def output_of(spec: WorkerSpec, reply: LLMReply) -> dict[str, Any]:
         raise LLMError(
             f"the answer of {reply.model} was cut off at max_output_tokens, {spec.max_output_tokens:,}",
             hint=f"raise max_output_tokens in worker {spec.name}, or ask for less",
+            kind="truncated",
         )
-    if reply.stop_reason in (StopReason.TOOL_USE, StopReason.PAUSE_TURN):
-        raise LLMAnswerError(f"{reply.model} stopped for {reply.stop_reason}, and worker {spec.name} has no tools")
+    if reply.stop_reason == StopReason.TOOL_USE:
+        raise LLMAnswerError(f"{reply.model} stopped for a tool and asked for none")
     return parse_object(reply.content)
 
 
-def estimated_tokens(text: str) -> int:
-    """Count a text's tokens without its model's tokenizer, rather too many than too few."""
-    return math.ceil(len(text.encode("utf-8", "replace")) / BYTES_A_TOKEN)
+def _updates(asked: Any, spec: WorkerSpec) -> list[dict[str, Any]]:
+    """Read the changes that an answer asks for, as they are written down with the result."""
+    from loomq.knowledge.updates import read_updates
+
+    silos = {silo.name: silo for silo in spec.folders}
+    updates, refused = read_updates(asked, silos)
+    return [*(_row(silos[one.silo], one) for one in updates), *map(_refusal, refused)]
+
+
+def _row(silo: FolderSilo, update: Update) -> dict[str, Any]:
+    said = {"silo": update.silo, "action": update.action, "filename": update.filename, "content": update.content}
+    return {"folder": silo.folder, "silo": silo.model_dump(mode="json"), "asked": said, "reason": None}
+
+
+def _refusal(refused: Refused) -> dict[str, Any]:
+    return {"folder": "", "silo": {}, "asked": refused.asked, "reason": refused.reason}

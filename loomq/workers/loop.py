@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MAX_THREADS = 128  # for tools that block and for the journal of a hundred tasks; made when they are needed
 _PATIENCE_S = 2.0  # for a cancelled coroutine to give way
 
 
@@ -60,6 +61,9 @@ class EventLoop:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                self._loop.set_default_executor(
+                    concurrent.futures.ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="loomq-aside")
+                )
                 threading.Thread(target=self._loop.run_forever, name="loomq-loop", daemon=True).start()
             return self._loop
 

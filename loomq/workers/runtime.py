@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from loomq.contracts import Contract
     from loomq.workers.concurrency import Semaphore
-    from loomq.workers.llm import LLMWorkers
+    from loomq.workers.journal import Journal
+    from loomq.workers.llm import Answer, LLMWorkers
     from loomq.workers.processor import Processors
     from loomq.workers.spec import WorkerSpec
 
@@ -30,6 +31,7 @@ class Job:
 
     Args:
         stage: What error texts call it.
+        journal: Where it writes down what models and tools have answered; nowhere without.
         tier: Which class of model runs it, after the router's overrides.
         timeout_s: Run time until the soft deadline.
     """
@@ -41,16 +43,24 @@ class Job:
     inputs: Contract | None
     outputs: Contract | None
     timeout_s: float
+    journal: Journal | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a worker gave."""
+    """What a worker gave.
+
+    Args:
+        notes: What is to be told of it besides, for people.
+        updates: The changes of silos that come with it, as the store keeps them.
+    """
 
     output: dict[str, Any]
     model_used: str | None
     token_usage: dict[str, int] | None
     processing_time_ms: int
+    notes: dict[str, Any] = field(default_factory=dict)
+    updates: list[dict[str, Any]] = field(default_factory=list)
 
 
 class WorkerRuntime:
@@ -133,15 +143,25 @@ class WorkerRuntime:
         with self._deadlines(job):
             found = self._work(job, payload)
         spent_ms = round((time.monotonic() - started) * 1000)
-        output = found["output"]
+        if isinstance(found, dict):
+            self._check_output(job, found["output"])
+            return Done(found["output"], found.get("model_used"), found.get("token_usage"), spent_ms)
+        try:
+            self._check_output(job, found.output)
+        except PipelineValidationError:
+            found.reject()
+            raise
+        found.accept()
+        return Done(found.output, found.model_used, found.token_usage, spent_ms, found.notes, found.updates)
+
+    def _work(self, job: Job, payload: dict[str, Any]) -> dict[str, Any] | Answer:
+        if job.spec.worker_kind == "llm":
+            return self._models.run(job.spec, payload, job.tier, job.timeout_s, job.journal)
+        return self._processors.run(job.spec, payload, job.timeout_s)
+
+    def _check_output(self, job: Job, output: dict[str, Any]) -> None:
         if job.outputs:
             job.outputs.check(output, "output", stage=job.stage)
-        return Done(output, found.get("model_used"), found.get("token_usage"), spent_ms)
-
-    def _work(self, job: Job, payload: dict[str, Any]) -> dict[str, Any]:
-        if job.spec.worker_kind == "llm":
-            return self._models.run(job.spec, payload, job.tier, job.timeout_s)
-        return self._processors.run(job.spec, payload, job.timeout_s)
 
     def _with_files(self, job: Job) -> dict[str, Any]:
         """Add the content of each file ref as ``<field>_content``: JSON if it parses, else text."""
@@ -149,16 +169,16 @@ class WorkerRuntime:
             return job.payload
         workspace = WorkspaceManager(self._project / Path(job.spec.workspace_dir or "").expanduser())
         found = dict(job.payload)
-        for field in job.spec.resolve_file_refs:
-            ref = job.payload.get(field)
+        for name in job.spec.resolve_file_refs:
+            ref = job.payload.get(name)
             if ref is None:
                 continue
             try:
                 text = workspace.read_text(str(ref))
             except Exception as error:
-                raise PipelineValidationError(f"file ref {field}: {error}", stage=job.stage) from error
+                raise PipelineValidationError(f"file ref {name}: {error}", stage=job.stage) from error
             try:
-                found[f"{field}_content"] = json.loads(text)
+                found[f"{name}_content"] = json.loads(text)
             except ValueError:
-                found[f"{field}_content"] = text
+                found[f"{name}_content"] = text
         return found

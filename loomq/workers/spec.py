@@ -24,16 +24,12 @@ from loomq.config import (
     publish_x_keys,
     refuse_no_rate,
 )
+from loomq.knowledge.spec import FolderSilo, KnowledgeSource
 from loomq.messages import ModelTier
+from loomq.tools.spec import ToolSilo
 
 #: Keys that are read and then refused; an issue that gives one its behaviour deletes its row.
-NOT_YET = (
-    NotYet("worker_kind", values=("agent",)),
-    NotYet("knowledge_sources"),
-    NotYet("knowledge_silos"),
-    NotYet("tool_timeout_seconds"),
-    NotYet("batch"),
-)
+NOT_YET = (NotYet("worker_kind", values=("agent",)),)
 
 
 class Backoff(Spec):
@@ -50,40 +46,17 @@ class Backoff(Spec):
         return self
 
 
-class KnowledgeSource(Spec):
-    """A file whose text stands before the system prompt."""
-
-    path: Text
-    inject_as: Literal["reference", "few_shot"] = "reference"
-    max_bytes: Size | None = None
-    required: Flag = True
-
-
-class FolderSilo(Spec):
-    """A folder that the worker reads and, if allowed, writes."""
-
-    name: Name
-    type: Literal["folder"]
-    path: Text
-    permissions: Literal["read", "read_write"] = "read"
-    required: Flag = True
-
-
-class ToolSilo(Spec):
-    """A tool that the model may call."""
-
-    name: Name
-    type: Literal["tool"]
-    provider: DottedName
-    config: dict[str, Any] = Field(default_factory=dict)
-    required: Flag = True
-
-
 class Batch(Spec):
-    """Payloads that one call takes together."""
+    """Payloads that one call takes together, where a process has several tasks of the worker in hand (-P threads)."""
 
     max_size: Size
     max_wait_ms: Count
+
+
+class Cache(Spec):
+    """Answers that are given again to whoever asks the same: same prompt, model, contract and tools."""
+
+    ttl_seconds: Seconds
 
 
 class Schemas(NamedTuple):
@@ -139,13 +112,31 @@ class WorkerSpec(Spec):
     """How many tasks may run at once, over the whole cluster; 1 if there is only a concurrency_key."""
     reset_after_task: Literal[True] = True
     knowledge_sources: tuple[KnowledgeSource, ...] = ()
+    """Files whose text stands before the system prompt."""
     knowledge_silos: tuple[Annotated[FolderSilo | ToolSilo, Field(discriminator="type")], ...] = ()
+    """Folders that the worker reads, and may write; tools that its model may call."""
     workspace_dir: Text | None = None
     """The folder that file refs are read from, relative to the project."""
     resolve_file_refs: tuple[Text, ...] = ()
     """Payload fields that name a file; its content is added as <field>_content."""
     tool_timeout_seconds: Seconds = 30
+    """How long one call of a tool may take."""
+    stream: Flag = False
+    """Whether those who watch the goal hear the model's text while it is written."""
     batch: Batch | None = None
+    """Join tasks that are due at the same time in one call."""
+    cache: Cache | None = None
+    """Give answers again to tasks that ask the same."""
+
+    @property
+    def folders(self) -> tuple[FolderSilo, ...]:
+        """The folders that it reads, and may write."""
+        return tuple(silo for silo in self.knowledge_silos if isinstance(silo, FolderSilo))
+
+    @property
+    def tools(self) -> tuple[ToolSilo, ...]:
+        """The tools that its model may call."""
+        return tuple(silo for silo in self.knowledge_silos if isinstance(silo, ToolSilo))
 
     @property
     def tier(self) -> ModelTier:
@@ -173,6 +164,20 @@ class WorkerSpec(Spec):
         refuse_no_rate(self.rate_limit, "rate_limit")
         if self.concurrency_key == "payload":
             raise contradiction("the whole payload makes no key", "concurrency_key", hint="name a field: payload.field")
+        self._check_model_keys()
         if self.resolve_file_refs and self.workspace_dir is None:
             raise contradiction("resolve_file_refs needs a workspace_dir", "resolve_file_refs")
         return self
+
+    def _check_model_keys(self) -> None:
+        """Refuse what only a model could use, names that are taken, and a batch of what cannot be joined."""
+        for key in ("knowledge_sources", "knowledge_silos", "stream", "batch", "cache"):
+            if self.worker_kind == "processor" and getattr(self, key):
+                raise contradiction(f"{key} makes no sense for a processor", key, hint="it is for language models")
+        names = [silo.name for silo in self.knowledge_silos]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise contradiction(f"two silos have the name {twice[0]}", "knowledge_silos")
+        if self.batch is not None and self.tools:
+            raise contradiction("a worker with tools cannot join its calls", "batch", hint="remove batch or the tools")
+        if self.batch is not None and self.stream:
+            raise contradiction("a joined call has no stream of its own", "batch", hint="remove batch or stream")

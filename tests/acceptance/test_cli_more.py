@@ -49,7 +49,8 @@ TIMING = shape(
 GOAL = shape(
     schema_version={"const": 1}, goal_id=TEXT, pipeline=TEXT, instruction=TEXT, context={"type": "object"},
     priority=TEXT, status={"enum": ["completed"]}, partial={"const": False}, created_at=TEXT, ended_at=TEXT,
-    error={"type": "null"}, stages=several(STAGE), result={"type": "object"}, tokens=ANY, timing=TIMING, **LINKS,
+    error={"type": "null"}, stages=several(STAGE), result={"type": "object"}, tokens=ANY, cost=ANY,
+    timing=TIMING, **LINKS,
 )  # fmt: skip
 EXPLAINED = shape(
     schema_version={"const": 1}, goal_id=TEXT, pipeline=TEXT, status=TEXT, partial=BOOL, error=ANY, tokens=ANY,
@@ -62,7 +63,8 @@ EXPLAINED_STAGE = shape(
     condition=ANY, for_each=ANY, items=ANY, children=ANY, attempts=several({"type": "object"}), timing=ANY,
     input=shape(value={"type": "object"}, fault=MAYBE, contract=TEXT, errors=ANY, edited=BOOL),
     output=shape(value={"type": "object"}, fault=MAYBE, contract=TEXT, errors=ANY), fallback={"type": "object"},
-    model_used=ANY, tokens=ANY, cost=ANY, prompt=ANY, prompt_fault=ANY, error=ANY,
+    model_used=ANY, tokens=ANY, cost=ANY, notes={"type": "object"}, silo_updates={"type": "array"},
+    rounds={"type": "array"}, prompt=ANY, prompt_fault=ANY, error=ANY,
 )  # fmt: skip
 SERVICE = {"type": "object", "required": ["url", "embedded", "state", "error"]}
 MADE = shape(
@@ -135,6 +137,7 @@ SCHEMAS = {
             )
         ),
     ),
+    "costs": shape(schema_version={"const": 1}, by={"const": "worker"}, rows={"type": "array"}, total=ANY),
     "limits": shape(schema_version={"const": 1}, limits={"type": "array"}),
     "reload": shape(
         schema_version={"const": 1},
@@ -185,10 +188,14 @@ SCHEMAS = {
         tier=TEXT,
         input=ANY,
         prompt=ANY,
+        turns={"type": "array"},
         answer=ANY,
         output=ANY,
         model_used=ANY,
         token_usage=ANY,
+        cost_usd=ANY,
+        notes={"type": "object"},
+        silo_updates={"type": "array"},
         took_ms=NUMBER,
         error=ANY,
     ),

@@ -15,6 +15,8 @@ from tests.acceptance.conftest import Program
 NODE = ("-c", "2")
 SECRET = "sk-ant-api03-abcdefghijklmnopqrstuvwxyz0123456789"
 TIMELINE = {
+    "cost",
+    "degraded_modes",
     "stage",
     "status",
     "attempt",

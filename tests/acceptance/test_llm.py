@@ -22,8 +22,9 @@ NODE = ("-c", "2", "-l", "DEBUG")
 CANARY = "canary-7c1e52aa90"
 
 RULES = [
-    {"contains": "Classify busy.", "status": 429, "retry_after": 1.5, "times": 1},
-    {"contains": "Classify lost.", "fault": "cut", "text": "x" * 99, "times": 1},
+    {"contains": "Classify busy.", "status": 429, "retry_after": 2.5, "times": 1},
+    {"contains": "Classify lost.", "fault": "cut", "text": "x" * 99, "times": 3},
+    {"contains": "Classify late.", "status": 429, "retry_after": 0.5, "times": 1},
     {"contains": "Classify vague.", "text": "It might be an animal.", "times": 1},
     {"contains": "Classify shy.", "fault": "refusal"},
     {"contains": "Classify odd.", "json": {"label": 7}},
@@ -34,7 +35,7 @@ RULES = [
     {"text": 'Sure:\n```json\n{"label": "animal"}\n```', "prompt_tokens": 30, "completion_tokens": 5},
 ]
 WORKERS = {
-    **dict.fromkeys(["plain", "busy", "lost", "vague", "shy", "odd", "long", "locked"], ""),
+    **dict.fromkeys(["plain", "busy", "lost", "late", "vague", "shy", "odd", "long", "locked"], ""),
     "near": "default_model_tier: local",
     "far": "default_model_tier: frontier",
     "moved": "",
@@ -126,7 +127,15 @@ def test_a_rate_limit_is_waited_out_for_as_long_as_the_provider_says(shop, provi
     assert (stage.attempt, len(stage.history)) == (2, 1)
     assert "429" in stage.history[0]["error"]["message"]
     refused, answered = (datetime.fromisoformat(entry.at) for entry in asked(provider, "busy"))
-    assert 1.5 <= (answered - refused).total_seconds() < 15
+    assert 2.5 <= (answered - refused).total_seconds() < 15
+
+
+def test_a_short_wait_takes_no_attempt(shop, provider):
+    handle = ask(shop, "late")
+
+    assert handle.result(timeout=30) == {"label": "animal"}
+    (stage,) = handle.stages()
+    assert (stage.attempt, stage.deliveries, len(asked(provider, "late"))) == (1, 1, 2)
 
 
 @pytest.mark.parametrize("name", ["lost", "vague"])
@@ -264,7 +273,7 @@ def test_the_extractive_summarizer_comes_up_for_one_run_and_is_asked_over_openai
     assert (result["summary"], result["by"]) == (text, "loomq-extractive-1 (not an LLM)")
     (entry,) = map(json.loads, journal.read_text().splitlines())
     assert (entry["wire"], entry["path"]) == ("openai", "/v1/chat/completions")
-    assert entry["body"].keys() == {"model", "messages", "max_completion_tokens"}
+    assert entry["body"].keys() == {"model", "messages", "max_completion_tokens", "response_format"}
     assert [message["role"] for message in entry["body"]["messages"]] == ["system", "user"]
     assert json.loads(entry["body"]["messages"][1]["content"]) == {"text": text}
 

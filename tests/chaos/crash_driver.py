@@ -17,7 +17,6 @@ import shapes
 
 from loomq.ids import uuid7
 from loomq.loom import Loom
-from loomq.runs.sweep import Sweeper
 from loomq.services.submit import submit_goal
 from loomq.settings import Settings
 from loomq.store import letters
@@ -44,7 +43,7 @@ def sweep(loom: Loom) -> None:
     holder = uuid7()
 
     def work() -> None:
-        sweeper = Sweeper(loom.settings, loom.database, loom.app, loom.publisher, loom.sequel, holder)
+        sweeper = loom.sweeper(holder)
         while os.getppid() != 1:
             sweeper.sweep()
             time.sleep(0.02)

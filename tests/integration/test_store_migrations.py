@@ -15,9 +15,10 @@ from rows import at_once
 from sqlalchemy import text
 
 from loomq.errors import DatabaseUnavailableError, SchemaOutdatedError
-from loomq.store import goals, migrate, nodes
+from loomq.store import goals, llm_tables, migrate, nodes
 from loomq.store.engine import Database
-from loomq.store.tables import metadata
+
+metadata = llm_tables.metadata  # all tables: those of ``tables`` too
 
 
 @pytest.fixture

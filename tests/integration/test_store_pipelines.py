@@ -26,7 +26,6 @@ from loomq.errors import DatabaseUnavailableError
 from loomq.ids import uuid7
 from loomq.runs.opening import FanOut, opening
 from loomq.runs.sequel import about
-from loomq.runs.sweep import Sweeper
 from loomq.services.submit import submit_goal
 from loomq.store import goals, letters, openings, stages
 from loomq.store.engine import Database
@@ -228,7 +227,7 @@ def _delegated(loom):
 
 
 def _sweep(loom):
-    return Sweeper(loom.settings, loom.database, loom.app, loom.publisher, loom.sequel, uuid7()).sweep()
+    return loom.sweeper(uuid7()).sweep()
 
 
 @pytest.mark.parametrize("ends", ["done", "late"])

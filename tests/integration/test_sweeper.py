@@ -9,7 +9,7 @@ from loomq.errors import BrokerUnavailableError, DatabaseUnavailableError
 from loomq.ids import uuid7
 from loomq.queues.names import broker_priority, urgency
 from loomq.runs import sweep
-from loomq.runs.sweep import LEADERSHIP, Sweeper
+from loomq.runs.sweep import LEADERSHIP
 from loomq.services.submit import submit_task
 from loomq.store import goals, nodes, stages
 from loomq.store.survey import survey
@@ -38,7 +38,7 @@ def sweeper(shop, loom):
 
 
 def _sweeper(loom):
-    return Sweeper(loom.settings, loom.database, loom.app, loom.publisher, loom.sequel, uuid7())
+    return loom.sweeper(uuid7())
 
 
 def _submit(loom, **options):
@@ -223,7 +223,7 @@ def test_a_long_pass_renews_its_leadership_and_stops_when_another_has_it(loom, s
 def test_the_cause_is_told_when_a_service_is_away(shop, loom, sweeper):
     cut_off = shop.loom(database_url="postgresql://127.0.0.1:1/none")
     with pytest.raises(DatabaseUnavailableError):
-        Sweeper(loom.settings, cut_off.database, loom.app, loom.publisher, loom.sequel, uuid7()).sweep()
+        cut_off.sweeper(uuid7()).sweep()
     cut_off.close()
     away = shop.loom(broker_url="redis://127.0.0.1:1/0")
     with pytest.raises(BrokerUnavailableError):

@@ -1,27 +1,23 @@
-"""The Messages API as Anthropic serves it, as far as one answer without streaming goes."""
+"""The Messages API as Anthropic serves it: answers whole and streamed, tools, structured output."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
-from loomq.llm.fake_server.wire import (
-    REFUSAL,
-    Answer,
-    Call,
-    FakeWire,
-    Offer,
-    RefusedError,
-    bearer,
-    encoded,
-    is_integer,
-    is_number,
-    new_id,
-    text_of,
-    turns,
+from loomq.llm.fake_server import anthropic_reply
+from loomq.llm.fake_server.anthropic_request import (
+    check_messages,
+    check_output,
+    check_tool_choice,
+    check_tools,
+    error,
 )
+from loomq.llm.fake_server.conversation import everything_in, prompt_of, text_of
+from loomq.llm.fake_server.wire import Answer, Call, FakeWire, Offer, RefusedError, bearer, is_integer, is_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 NEW_VERSION = "2026-10-21"
 VERSIONS = ("2023-06-01", NEW_VERSION)
@@ -31,18 +27,6 @@ FIELDS = {
     "output_config", "service_tier", "speed", "stop_sequences", "system", "thinking", "tool_choice", "tools",
     "user_profile_id", "workspace_id", "stream",
 }  # fmt: skip
-KINDS = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
-STOPS = {"end": "end_turn", "length": "max_tokens", "tools": "tool_use", "refusal": "refusal"}
 PAGE = 20
 
 
@@ -51,6 +35,7 @@ class AnthropicWire(FakeWire):
 
     name = "anthropic"
     id_header = "request-id"
+    overloaded = 529
 
     def admit(self, headers: Mapping[str, str], offer: Offer) -> None:
         """Check version and key; the old version takes the key in ``x-api-key`` only."""
@@ -69,32 +54,43 @@ class AnthropicWire(FakeWire):
         self.admit(headers, offer)
         if not isinstance(body, dict):
             raise self.error(400, "The request body is not valid JSON: expected an object")
-        for name in ("model", "max_tokens", "messages"):
-            if name not in body:
-                raise self.error(400, f"{name}: Field required")
-        self._check_sampling(body, headers["anthropic-version"])
-        if unknown := sorted(body.keys() - FIELDS - set(SAMPLING)):
-            raise self.error(400, f"{unknown[0]}: Extra inputs are not permitted")
-        if not is_integer(body["max_tokens"]) or body["max_tokens"] < 0:
-            raise self.error(400, "max_tokens: Input should be a valid integer")
-        self._check_messages(body["messages"])
+        self._check_fields(body, headers["anthropic-version"])
+        tools = check_tools(body)
+        choice = check_tool_choice(body, tools)
+        schema = check_output(body)
+        results = check_messages(body["messages"], has_tools=bool(tools))
         if body["model"] not in offer.models:
             raise self.error(404, f"model: {body['model']}")
-        if body.get("stream"):
-            raise self.error(400, "stream: loomq's fake server does not stream")
         system = text_of(body.get("system", ""))
-        prompts = turns(body["messages"], "user")
         return Call(
             wire=self.name,
             model=body["model"],
             system=system,
-            prompt=prompts[-1] if prompts else "",
-            text="\n".join([system, *(text_of(message["content"]) for message in body["messages"])]),
+            prompt=prompt_of(body["messages"]),
+            text="\n".join([system, *map(everything_in, body["messages"])]),
             max_tokens=body["max_tokens"],
             temperature=body.get("temperature"),
-            stream=False,
+            stream=bool(body.get("stream")),
             body=body,
+            tools=tools,
+            tool_results=results,
+            tool_choice=choice,
+            schema=schema,
         )
+
+    def _check_fields(self, body: Mapping[str, Any], version: str) -> None:
+        for name in ("model", "max_tokens", "messages"):
+            if name not in body:
+                raise self.error(400, f"{name}: Field required")
+        self._check_sampling(body, version)
+        if unknown := sorted(body.keys() - FIELDS - set(SAMPLING)):
+            raise self.error(400, f"{unknown[0]}: Extra inputs are not permitted")
+        if not is_integer(body["max_tokens"]) or body["max_tokens"] < 0:
+            raise self.error(400, "max_tokens: Input should be a valid integer")
+        if not isinstance(body.get("stream", False), bool):
+            raise self.error(400, "stream: Input should be a valid boolean")
+        if not isinstance(body.get("thinking", {}), dict):
+            raise self.error(400, "thinking: Input should be a valid dictionary or object")
 
     def _check_sampling(self, body: Mapping[str, Any], version: str) -> None:
         for name in SAMPLING:
@@ -107,48 +103,17 @@ class AnthropicWire(FakeWire):
             if name != "top_k" and not 0 <= body[name] <= 1:
                 raise self.error(400, f"{name}: range: 0..1")
 
-    def _check_messages(self, messages: Any) -> None:
-        if not isinstance(messages, list) or not messages:
-            raise self.error(400, "messages: at least one message is required")
-        for at, message in enumerate(messages):
-            if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
-                raise self.error(400, f"messages.{at}.role: Input should be 'user', 'assistant' or 'system'")
-            if unknown := sorted(message.keys() - {"role", "content"}):
-                raise self.error(400, f"messages.{at}.{unknown[0]}: Extra inputs are not permitted")
-            if not isinstance(message.get("content"), str | list):
-                raise self.error(400, f"messages.{at}.content: Field required")
-            if not message["content"]:
-                raise self.error(400, f"messages.{at}: all messages must have non-empty content")
-
-    def render(self, call: Call, answer: Answer) -> bytes:  # noqa: ARG002
+    def render(self, call: Call, answer: Answer) -> Mapping[str, Any]:
         """Write a message."""
-        blocks: list[dict[str, Any]] = []
-        if answer.text and answer.stop != "refusal":
-            blocks.append({"type": "text", "text": answer.text, "citations": None})
-        for name, arguments in answer.tool_calls:
-            blocks.append({"type": "tool_use", "id": new_id("toolu_"), "name": name, "input": arguments})
-        refusal = {"type": "refusal", "category": "general_harms", "explanation": REFUSAL}
-        return encoded(
-            {
-                "id": new_id("msg_"),
-                "type": "message",
-                "role": "assistant",
-                "model": answer.model,
-                "content": blocks,
-                "container": None,
-                "diagnostics": None,
-                "stop_reason": STOPS[answer.stop],
-                "stop_sequence": None,
-                "stop_details": refusal if answer.stop == "refusal" else None,
-                "usage": {
-                    "input_tokens": answer.prompt_tokens,
-                    "output_tokens": answer.completion_tokens,
-                    "cache_creation_input_tokens": 0,
-                    "cache_read_input_tokens": 0,
-                    "service_tier": "standard",
-                },
-            }
-        )
+        return anthropic_reply.message(call, answer)
+
+    def stream(self, call: Call, answer: Answer) -> Iterator[Mapping[str, Any]]:
+        """Write a message as events."""
+        return anthropic_reply.events(call, answer)
+
+    def framed(self, event: Mapping[str, Any]) -> str:
+        """Write an event under its name."""
+        return f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
 
     def models(self, offer: Offer, query: Mapping[str, str], name: str | None) -> Mapping[str, Any]:
         """List the models in pages, or describe one."""
@@ -172,9 +137,16 @@ class AnthropicWire(FakeWire):
 
     def error(self, status: int, message: str, code: str | None = None) -> RefusedError:
         """Make an error of the kind that goes with its status, unless ``code`` names another."""
-        kind = code or KINDS.get(status) or ("api_error" if status >= 500 else KINDS[400])  # noqa: PLR2004
-        error = {"type": kind, "message": message}
-        return RefusedError(status, {"type": "error", "error": error, "request_id": new_id("req_")})
+        return error(status, message, code)
+
+    def no_structured_output(self, call: Call) -> RefusedError | None:
+        """Refuse ``output_config``, which is where structured output is asked for."""
+        asked = "output_config" in call.body
+        return self.error(400, "output_config: Extra inputs are not permitted") if asked else None
+
+    def context_exceeded(self) -> RefusedError | None:
+        """Leave it to the stop reason."""
+        return None
 
 
 def _described(name: str, offer: Offer) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from loomq.config import Count, Number, Size, Spec, Text, contradiction, load_spec
+from loomq.config import Count, Flag, Number, Size, Spec, Text, contradiction, load_spec
 from loomq.errors import ConfigError
-from loomq.llm.fake_server.wire import Answer, Call, tokens
+from loomq.llm.fake_server.wire import Answer, Call, ToolUse, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,27 +20,47 @@ if TYPE_CHECKING:
 
 DEFAULT_MODELS = ("fake-small", "fake-large")
 
-#: ``hang`` never answers, ``cut`` ends the connection in the middle, ``malformed`` sends half a JSON text, ``refusal``
-#: and ``truncated`` are what a model does.
-Fault = Literal["hang", "cut", "malformed", "refusal", "truncated"]
+#: ``hang`` never answers, ``cut`` ends the connection in the middle, ``malformed`` sends half a JSON text (in a stream
+#: one event is broken), ``stream_error`` is the provider's own error in the middle of a stream, ``refusal`` and
+#: ``truncated`` are what a model does.
+Fault = Literal["hang", "cut", "malformed", "stream_error", "refusal", "truncated"]
+Stop = Literal["end", "length", "pause", "context", "filter"]
+_ANSWERS = ("text", "answer_json", "tool_calls", "status")
+_OF_A_MODEL = ("refusal", "truncated")
+#: What a rule for embeddings has no use for.
+_OF_A_CHAT = (
+    "text", "answer_json", "tool_calls", "thinking", "stop", "structured", "streams", "offers", "tool_results",
+    "prompt_tokens", "completion_tokens", "cached_tokens", "piece_delay_seconds",
+)  # fmt: skip
+_KEYS = {"answer_json": "json"}
 
 
 class ToolCall(Spec):
-    """A tool that the answer asks for."""
+    """A tool that the answer asks for; whether the request offers it is not looked at, as models invent some."""
 
     name: Text
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: dict[str, Any] | str = Field(default_factory=dict)
+    """A text stands for what a model wrote that is no JSON: OpenAI's wire sends it as it is, Anthropic's only in a
+    stream."""
 
 
 class Rule(Spec):
     """One rule: the first that fits a request answers it."""
 
+    kind: Literal["chat", "embed"] = "chat"
+    """Requests for an answer, or for embeddings; the latter need no rule, but may fail by one."""
     wire: Literal["anthropic", "openai", "ollama"] | None = None
     model: Text | None = None
     contains: Text | None = None
-    """A text in the system prompt or any message."""
+    """A text in the system prompt or any message, or in the calls and results of tools."""
     matches: Text | None = None
     """A regular expression that is searched for there."""
+    tool_results: Count | None = None
+    """How many rounds of tool results the conversation has so far."""
+    offers: Text | None = None
+    """The name of a tool that the request offers."""
+    streams: Flag | None = None
+    """Whether the request asks for a stream."""
     times: Size | None = None
     """Fits so many requests and then no more; without it, all."""
 
@@ -49,11 +69,23 @@ class Rule(Spec):
     answer_json: Any = Field(default=None, alias="json")
     """The same, as JSON."""
     tool_calls: tuple[ToolCall, ...] = ()
+    """Alone, or after ``text``."""
+    thinking: Text | None = None
+    """What the model says to itself before; OpenAI's wire only counts it."""
+    stop: Stop | None = None
+    """Why the answer ends, where that is not plain: ``pause`` and ``context`` are Anthropic's; the others know no pause
+    and answer an exceeded context with an error."""
+    structured: Flag = True
+    """``false`` refuses requests for structured output, as servers do that are older than it."""
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
+    cached_tokens: Count = 0
+    """How many of the prompt's tokens a cache had."""
 
     delay_seconds: Number = 0
     """How long it thinks."""
+    piece_delay_seconds: Number = 0
+    """How long a stream waits between its pieces."""
     fault: Fault | None = None
     status: Annotated[int, Field(strict=True, ge=400, le=599)] | None = None
     """An error of the provider, in its own shape."""
@@ -74,21 +106,35 @@ class Rule(Spec):
 
     @model_validator(mode="after")
     def _one_answer(self) -> Self:
-        said = [
-            name for name in ("text", "answer_json", "tool_calls", "status") if getattr(self, name) not in (None, ())
-        ]
-        if len(said) > 1:
-            raise contradiction("a rule has one answer", "json" if said[1] == "answer_json" else said[1])
+        said = [name for name in _ANSWERS if getattr(self, name) not in (None, ())]
+        if len(said) > 1 and said != ["text", "tool_calls"]:
+            raise contradiction("a rule has one answer", _KEYS.get(said[1], said[1]))
         for name in ("retry_after", "code", "message"):
             if getattr(self, name) is not None and self.status is None:
                 raise contradiction(f"{name} goes with status", name)
+        if self.stop and (self.status or self.fault in _OF_A_MODEL):
+            raise contradiction("status and some faults say themselves how the answer ends", "stop")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.kind == "embed":
+            for name in self.model_fields_set & set(_OF_A_CHAT):
+                key = _KEYS.get(name, name)
+                raise contradiction(f"{key} is not for embeddings", key)
+            if self.fault in ("stream_error", *_OF_A_MODEL):
+                raise contradiction(f"{self.fault} is not for embeddings", "fault")
         return self
 
     def fits(self, call: Call) -> bool:
         """Say whether this rule is for a call."""
         return (
-            self.wire in (None, call.wire)
+            self.kind == call.kind
+            and self.wire in (None, call.wire)
             and self.model in (None, call.model)
+            and self.tool_results in (None, call.tool_results)
+            and self.streams in (None, call.stream)
+            and (self.offers is None or self.offers in call.tools)
             and (self.contains is None or self.contains in call.text)
             and (self.matches is None or re.search(self.matches, call.text) is not None)
         )
@@ -102,20 +148,31 @@ class Rule(Spec):
         text = self.text if self.text is not None else json.dumps(self.answer_json, ensure_ascii=False)
         if self.answer_json is None and self.text is None:
             text = "" if self.tool_calls else echo(call)
-        counted = tokens(call.text)
+        prompt = tokens(call.text) if self.prompt_tokens is None else self.prompt_tokens
         found = Answer(
             text=text,
             model=label,
-            prompt_tokens=counted if self.prompt_tokens is None else self.prompt_tokens,
-            completion_tokens=tokens(text) if self.completion_tokens is None else self.completion_tokens,
-            stop="tools" if self.tool_calls else "refusal" if self.fault == "refusal" else "end",
-            tool_calls=tuple((one.name, one.arguments) for one in self.tool_calls),
+            prompt_tokens=prompt,
+            completion_tokens=self._counted(text) if self.completion_tokens is None else self.completion_tokens,
+            stop=self._stop(),
+            tool_calls=tuple(ToolUse(one.name, one.arguments) for one in self.tool_calls),
+            thinking=self.thinking or "",
+            cached_tokens=min(self.cached_tokens, prompt),
         )
         if self.fault == "truncated":
             return found.cut(max(tokens(text) // 2, 1))
         if call.max_tokens is not None and found.completion_tokens > call.max_tokens and found.stop == "end":
             return found.cut(call.max_tokens)
         return found
+
+    def _counted(self, text: str) -> int:
+        called = [f"{one.name}{ToolUse(one.name, one.arguments).written}" for one in self.tool_calls]
+        return sum(map(tokens, (text, self.thinking or "", *called)))
+
+    def _stop(self) -> str:
+        if self.stop is not None:
+            return self.stop
+        return "tools" if self.tool_calls else "refusal" if self.fault == "refusal" else "end"
 
 
 class RulesFile(Spec):
@@ -146,14 +203,15 @@ class Rules:
         self._lock = threading.Lock()
 
     def find(self, call: Call) -> tuple[Rule, int | None] | None:
-        """Give the rule for a call and its number from 0; an echo if there are no rules, ``None`` if none fits."""
-        if not self._rules:
-            return Rule(), None
+        """Give the rule for a call and its number from 0; an echo if there are no rules, ``None`` if none fits.
+
+        Embeddings need none.
+        """
         for number, rule in enumerate(self._rules):
             found = self._try(number, rule, call)
             if found is not None:
                 return found, number
-        return None
+        return None if self._rules and call.kind == "chat" else (Rule(), None)
 
     def _try(self, number: int, rule: Rule | Answerer, call: Call) -> Rule | None:
         if not isinstance(rule, Rule):

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import select
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from loomq.llm.fake_server import extractive
-from loomq.llm.fake_server.anthropic import AnthropicWire
 from loomq.llm.fake_server.journal import Entry, Journal, without_keys
-from loomq.llm.fake_server.ollama import OllamaWire
-from loomq.llm.fake_server.openai import OpenAIWire
+from loomq.llm.fake_server.replies import Request, json_or_text, refused, reply_to, wire_of
 from loomq.llm.fake_server.rules import DEFAULT_MODELS, Rule, Rules
-from loomq.llm.fake_server.wire import FakeWire, Offer, RefusedError, encoded, new_id
+from loomq.llm.fake_server.wire import Offer, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from loomq.llm.fake_server.replies import Reply
     from loomq.llm.fake_server.rules import Answerer
-    from loomq.llm.fake_server.wire import Call
+    from loomq.llm.fake_server.wire import FakeWire
 
 HOST = "127.0.0.1"
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
-_WIRES: dict[str, FakeWire] = {wire.name: wire for wire in (AnthropicWire(), OpenAIWire(), OllamaWire())}
-_ANSWERS = {"/v1/messages": "anthropic", "/v1/chat/completions": "openai", "/api/chat": "ollama"}
-_LISTS = {"/v1/models", "/api/tags"}
 _LOOK_EVERY_S = 0.05
 
 
@@ -153,37 +147,38 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "loomq-fake-llm"
     sys_version = ""
     disable_nagle_algorithm = True
-    wbufsize = -1  # one write a response
+    wbufsize = -1  # one write a response, or a piece of one
     server: _Listener
 
     def log_message(self, *_: Any) -> None:
         """Say nothing; the journal knows."""
 
     def _serve(self) -> None:
-        """Find the answer, write the journal, and only then let the client see it."""
+        """Find the reply, write the journal, and only then let the client see it."""
         started = time.monotonic()
         at = datetime.now(UTC).isoformat()
-        self._rule: int | None = None
-        self._fault: str | None = None
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        parts = urlsplit(self.path)
-        wire = _wire_of(parts.path, headers)
-        raw = b""
+        fake = self.server.fake
+        request = Request(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
+        wire = wire_of(request)
         try:
-            raw = self._read(wire, headers)
-            reply = self._answer(wire, parts.path, dict(parse_qsl(parts.query)), headers, raw)
+            request = replace(request, raw=self._read(wire, request.headers))
+            reply = reply_to(request, fake.offer, fake.rules)
         except RefusedError as refusal:
-            reply = _refusal(wire, refusal)
-        shown, text = without_keys(headers, raw.decode("utf-8", "replace"))
+            reply = refused(wire, refusal)
+        if reply.delay_s:
+            fake.stopping.wait(reply.delay_s)
+        shown, text = without_keys(request.headers, request.raw.decode("utf-8", "replace"))
         seconds = round(time.monotonic() - started, 4)
-        body, status = _json(text) if text else None, reply.status if reply else None
-        self.server.fake.journal.add(
-            Entry(at, wire.name, self.command, self.path, shown, body, status, self._rule, self._fault, seconds)
-        )
-        if reply is None:
+        body = json_or_text(text) if text else None
+        fake.journal.add(
+            Entry(
+                at, wire.name, self.command, self.path, shown, body, reply.status, reply.rule, reply.fault, seconds
+            )
+        )  # fmt: skip
+        if reply.status is None:
             self._hang()
         else:
-            self._send(reply)
+            self._send(reply.status, reply)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _serve  # noqa: N815  (the names are the library's)
 
@@ -197,45 +192,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise wire.error(413, "Request exceeds the maximum size")
         return self.rfile.read(int(length))
 
-    def _answer(
-        self, wire: FakeWire, path: str, query: Mapping[str, str], headers: Mapping[str, str], raw: bytes
-    ) -> _Reply | None:
-        """Give the reply, or ``None`` for none at all."""
-        fake = self.server.fake
-        base, _, name = path.partition("/v1/models/")
-        is_list = path in _LISTS or (not base and bool(name))
-        if not is_list and path not in _ANSWERS:
-            raise _no_such_path(wire, self.command, path)
-        if self.command != ("GET" if is_list else "POST"):
-            raise _no_such_method(wire, self.command, path)
-        if is_list:
-            wire.admit(headers, fake.offer)
-            return _Reply(200, encoded(wire.models(fake.offer, query, unquote(name) or None)), wire)
-        call = wire.read(headers, _json(raw.decode("utf-8", "replace")), fake.offer)
-        found = fake.rules.find(call)
-        if found is None:
-            raise wire.error(400, "loomq's fake server has no rule for this request")
-        rule, self._rule = found
-        self._fault = rule.fault
-        return self._follow(wire, rule, call)
-
-    def _follow(self, wire: FakeWire, rule: Rule, call: Call) -> _Reply | None:
-        """Do what a rule says."""
-        fake = self.server.fake
-        if rule.delay_seconds:
-            fake.stopping.wait(rule.delay_seconds)
-        if rule.fault == "hang":
-            return None
-        if rule.status is not None:
-            refusal = wire.error(rule.status, rule.message or "scripted by a rule of loomq's fake server", rule.code)
-            return _refusal(wire, refusal, rule.retry_after)
-        label = fake.offer.labels.get(call.model, call.model)
-        body = wire.render(call, rule.answer(call, label))
-        if rule.fault == "malformed":
-            body = body[: len(body) // 2]
-        kind = "application/x-ndjson" if call.stream else "application/json"
-        return _Reply(200, body, wire, kind, cut=rule.fault == "cut")
-
     def _hang(self) -> None:
         """Hold the connection until the client or the server gives up."""
         self.close_connection = True
@@ -244,50 +200,28 @@ class _Handler(BaseHTTPRequestHandler):
             if readable and not self.connection.recv(1, socket.MSG_PEEK):
                 return
 
-    def _send(self, reply: _Reply) -> None:
-        self.send_response(reply.status)
+    def _send(self, status: int, reply: Reply) -> None:
+        self.send_response(status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
-        body = reply.body
-        if reply.cut:
-            self.close_connection = True
-            body = body[: len(body) // 2]
+        if reply.is_stream:
+            self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         with contextlib.suppress(OSError):  # who asked may be gone
-            self.wfile.write(body)
+            is_whole = self._send_pieces(reply)
+            if reply.is_stream and is_whole:
+                self.wfile.write(b"0\r\n\r\n")
             self.wfile.flush()
+            self.close_connection |= not is_whole
 
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """A response, before it is sent.
-
-    Args:
-        cut: Send half of the body and end the connection.
-    """
-
-    status: int
-    body: bytes
-    wire: FakeWire
-    kind: str = "application/json"
-    retry_after: float | None = None
-    cut: bool = False
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers that go with it."""
-        found = {"content-type": self.kind, "content-length": str(len(self.body))}
-        if self.wire.id_header:
-            found[self.wire.id_header] = new_id("req_")
-        if self.retry_after is not None:
-            found["retry-after"] = f"{self.retry_after:g}"
-        return found
-
-
-def _refusal(wire: FakeWire, refusal: RefusedError, retry_after: float | None = None) -> _Reply:
-    if isinstance(refusal.body, str):
-        return _Reply(refusal.status, refusal.body.encode(), wire, "text/plain", retry_after)
-    return _Reply(refusal.status, encoded(refusal.body), wire, retry_after=retry_after)
+    def _send_pieces(self, reply: Reply) -> bool:
+        """Send the body; says whether that is all of it."""
+        for number, piece in enumerate(reply.pieces):
+            if number and self.server.fake.stopping.wait(reply.piece_delay_s):
+                return False
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if reply.is_stream else piece)
+            self.wfile.flush()
+        return not reply.is_cut
 
 
 def extractive_server(*, port: int = 0, journal_file: Path | None = None) -> FakeServer:
@@ -300,34 +234,3 @@ def extractive_server(*, port: int = 0, journal_file: Path | None = None) -> Fak
         port=port,
         journal_file=journal_file,
     )
-
-
-def _wire_of(path: str, headers: Mapping[str, str]) -> FakeWire:
-    """Tell whose client this is: by the path, and on paths that two providers share by Anthropic's header."""
-    if path in _ANSWERS:
-        return _WIRES[_ANSWERS[path]]
-    if path.startswith("/v1/"):
-        theirs = "anthropic-version" in headers or "x-api-key" in headers
-        return _WIRES["anthropic" if theirs else "openai"]
-    return _WIRES["ollama"]
-
-
-def _no_such_path(wire: FakeWire, method: str, path: str) -> RefusedError:
-    if wire.name == "ollama":
-        return RefusedError(404, "404 page not found")
-    return wire.error(404, f"Invalid URL ({method} {path})" if wire.name == "openai" else "Not Found")
-
-
-def _no_such_method(wire: FakeWire, method: str, path: str) -> RefusedError:
-    if wire.name == "ollama":
-        return RefusedError(405, "405 method not allowed")
-    told = f"Not allowed to {method} on {path}." if wire.name == "openai" else "Method Not Allowed"
-    return wire.error(405, told, "method_not_supported" if wire.name == "openai" else None)
-
-
-def _json(text: str) -> Any:
-    """Read JSON; what is none stays a text, which no wire takes for a body."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
 CHARS_A_TOKEN = 4
+MOST_PIECES = 64
 REFUSAL = "I can't help with that."
 
 
@@ -39,12 +41,18 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request for an answer.
+    """One request for an answer, or for embeddings.
 
     Args:
         system: The system prompt.
-        prompt: The text of the last user turn.
-        text: All texts of the request, which rules look at.
+        prompt: The text of the last user turn; results of tools are none.
+        text: All texts of the request, which rules look at, with the calls and results of tools.
+        kind: ``chat`` or ``embed``.
+        tools: The names of the tools that are offered.
+        tool_results: How many rounds of tool results the conversation has.
+        tool_choice: ``auto``, ``none``, ``required`` or the name of a tool.
+        schema: The JSON Schema that the answer should conform to.
+        inputs: The texts to embed.
     """
 
     wire: str
@@ -56,6 +64,42 @@ class Call:
     temperature: float | None
     stream: bool
     body: Mapping[str, Any]
+    kind: str = "chat"
+    tools: tuple[str, ...] = ()
+    tool_results: int = 0
+    tool_choice: str = "none"
+    schema: Mapping[str, Any] | None = None
+    inputs: tuple[str, ...] = ()
+
+    def tool_id(self, prefix: str, number: int) -> str:
+        """Name a tool call of the answer: the same for the same conversation, another in its next round.
+
+        Args:
+            number: Which call of the answer it is, from 0.
+        """
+        return prefix + digest(f"{self.tool_results}/{number}/{self.text}")[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A tool that the answer asks for.
+
+    Args:
+        arguments: An object, or the text that the model wrote, which may be no JSON.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] | str
+
+    @property
+    def written(self) -> str:
+        """The arguments as text."""
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments, ensure_ascii=False)
+
+    @property
+    def understood(self) -> Mapping[str, Any]:
+        """The arguments as an object, without any if the model wrote something else."""
+        return {} if isinstance(self.arguments, str) else self.arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +107,10 @@ class Answer:
     """What a call is answered with.
 
     Args:
-        stop: ``end``, ``length``, ``tools`` or ``refusal``.
-        tool_calls: Name and arguments of each.
+        prompt_tokens: All of them, cached ones too.
+        stop: ``end``, ``length``, ``tools``, ``refusal``, ``pause``, ``context`` or ``filter``.
+        thinking: What the model says to itself first.
+        cached_tokens: How many of the prompt's came from a cache.
     """
 
     text: str
@@ -72,7 +118,9 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     stop: str = "end"
-    tool_calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    tool_calls: tuple[ToolUse, ...] = ()
+    thinking: str = ""
+    cached_tokens: int = 0
 
     def cut(self, tokens: int) -> Answer:
         """Give as much of it as fits into so many tokens."""
@@ -98,6 +146,11 @@ class FakeWire(ABC):
     name: str
     #: The header that a request's id is answered in.
     id_header = ""
+    stream_type = "text/event-stream; charset=utf-8"
+    #: What follows the last event of a stream.
+    stream_end = ""
+    #: The status of a provider with too much to do.
+    overloaded = 503
 
     @abstractmethod
     def read(self, headers: Mapping[str, str], body: Any, offer: Offer) -> Call:
@@ -119,8 +172,16 @@ class FakeWire(ABC):
         """
 
     @abstractmethod
-    def render(self, call: Call, answer: Answer) -> bytes:
-        """Write an answer."""
+    def render(self, call: Call, answer: Answer) -> Mapping[str, Any]:
+        """Write an answer as one object."""
+
+    @abstractmethod
+    def stream(self, call: Call, answer: Answer) -> Iterator[Mapping[str, Any]]:
+        """Write an answer as the events of a stream."""
+
+    @abstractmethod
+    def framed(self, event: Mapping[str, Any]) -> str:
+        """Write an event, or an error's body, as a stream has it."""
 
     @abstractmethod
     def models(self, offer: Offer, query: Mapping[str, str], name: str | None) -> Mapping[str, Any]:
@@ -134,10 +195,45 @@ class FakeWire(ABC):
     def error(self, status: int, message: str, code: str | None = None) -> RefusedError:
         """Make an error in the wire's shape."""
 
+    def read_inputs(self, headers: Mapping[str, str], body: Any, offer: Offer) -> Call:  # noqa: ARG002
+        """Understand a request for embeddings.
+
+        Raises:
+            RefusedError: As the real server would refuse it; always, where the provider has none.
+        """
+        raise self.error(404, "Not Found")
+
+    def render_vectors(self, call: Call, label: str) -> Mapping[str, Any]:
+        """Write the embeddings of a call's inputs.
+
+        Args:
+            label: What the reply calls the model.
+        """
+        raise NotImplementedError(call.wire, label)
+
+    def no_structured_output(self, call: Call) -> RefusedError | None:  # noqa: ARG002
+        """Refuse a call for structured output as servers do that are older than it; ``None`` if it asks for none."""
+        return None
+
+    def context_exceeded(self) -> RefusedError | None:
+        """Say as an error that the conversation is too long; ``None`` where that is a way to stop."""
+        return self.error(400, "the conversation exceeds the context length", "context_length_exceeded")
+
 
 def tokens(text: str) -> int:
     """Count tokens, in the fake's own and only tokenizer: four characters each."""
     return math.ceil(len(text) / CHARS_A_TOKEN)
+
+
+def pieces(text: str) -> list[str]:
+    """Cut a text as a stream sends it: a token each, more if it is long."""
+    step = max(CHARS_A_TOKEN, math.ceil(len(text) / MOST_PIECES))
+    return [text[at : at + step] for at in range(0, len(text), step)]
+
+
+def digest(text: str) -> str:
+    """Make a long name out of a text, always the same."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def new_id(prefix: str) -> str:
@@ -154,19 +250,6 @@ def bearer(headers: Mapping[str, str]) -> str:
     """Read a bearer token; empty if there is none."""
     kind, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" else ""
-
-
-def text_of(content: Any) -> str:
-    """Read a message's content: a text, or a list of blocks with texts in them."""
-    if isinstance(content, str):
-        return content
-    blocks = content if isinstance(content, list) else []
-    return "\n".join(str(block.get("text", "")) for block in blocks if isinstance(block, dict))
-
-
-def turns(messages: Sequence[Mapping[str, Any]], role: str) -> list[str]:
-    """List the texts of one role's messages."""
-    return [text_of(message.get("content")) for message in messages if message.get("role") == role]
 
 
 def is_integer(value: Any) -> bool:

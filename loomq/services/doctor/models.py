@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from loomq.catalog import Catalog
+    from loomq.llm.base import LLMBackend
     from loomq.settings import Settings
 
 _LIMIT_S = 1.0
@@ -103,7 +104,33 @@ def _tier(tiers: Tiers, tier: ModelTier, offers: dict[str, Offer], *, is_used: b
             fix = f"ollama pull {backend.model}"
         yield Check(name, "fail" if is_used else "warn", f"{provider} does not offer {backend.model}", fix)
     else:
-        yield Check(name, "ok", f"{backend.model} of {provider}{'' if is_used else '; no worker uses it'}")
+        told = f"{backend.model} of {provider}{_price(tiers, backend)}"
+        yield Check(name, "ok", f"{told}{'' if is_used else '; no worker uses it'}")
+    yield from _fallbacks(tiers, tier, offers)
+
+
+def _price(tiers: Tiers, backend: LLMBackend) -> str:
+    price = tiers.price(backend)
+    return f", ${price.input:g} in and ${price.output:g} out a million tokens" if price else ", price unknown"
+
+
+def _fallbacks(tiers: Tiers, tier: ModelTier, offers: dict[str, Offer]) -> Iterator[Check]:
+    """Look at the models that stand in for a tier's own."""
+    name = f"tier {tier} fallbacks"
+    try:
+        found = tiers.models(tier)[1:]
+        tiers.timeout_s(tier)
+    except ConfigError as error:
+        yield Check(name, "fail", error.message, error.hint or "")
+        return
+    for backend in found:
+        offer = offers.get(backend.code.partition("-")[0])
+        if isinstance(offer, list) and not {backend.model, f"{backend.model}:latest"} & set(offer):
+            yield Check(
+                name, "warn", f"{backend.provider} does not offer {backend.model}", suggest(backend.model, offer)
+            )
+    if found:
+        yield Check(name, "ok", ", ".join(f"{one.model} of {one.provider}{_price(tiers, one)}" for one in found))
 
 
 def _naming(tiers: Tiers, tier: ModelTier, offers: dict[str, Offer]) -> str:

@@ -57,7 +57,7 @@ def server():
         (NEW, {**MESSAGE, "messages": [{"role": "user", "content": ""}]}, 400, "invalid_request_error", "non-empty"),
         (NEW, {**MESSAGE, "top_k": 1}, 400, "invalid_request_error", "top_k"),
         (OLD, {**MESSAGE, "temperature": 1.5}, 400, "invalid_request_error", "range"),
-        (NEW, {**MESSAGE, "stream": True}, 400, "invalid_request_error", "stream"),
+        (NEW, {**MESSAGE, "stream": "yes"}, 400, "invalid_request_error", "stream"),
         (NEW, {**MESSAGE, "model": "none"}, 404, "not_found_error", "model: none"),
     ],
 )

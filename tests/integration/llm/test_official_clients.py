@@ -2,60 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import anthropic
 import ollama
 import openai
 import pytest
 
 from loomq.testing import fake_llm
-from loomq.testing.llm import FakeServer
 
 ASK = [{"role": "user", "content": "What is a cat?"}]
 ANSWER = {"label": "animal"}
-
-
-@pytest.fixture
-def claude() -> Iterator[type[anthropic.Anthropic]]:
-    """Anthropic's client, for a server."""
-    opened = []
-
-    def connect(server: FakeServer, **more: object) -> anthropic.Anthropic:
-        opened.append(anthropic.Anthropic(**{"api_key": "k", "base_url": server.url, "max_retries": 0, **more}))
-        return opened[-1]
-
-    yield connect
-    for client in opened:
-        client.close()
-
-
-@pytest.fixture
-def gpt() -> Iterator[type[openai.OpenAI]]:
-    """OpenAI's client, for a server."""
-    opened = []
-
-    def connect(server: FakeServer, **more: object) -> openai.OpenAI:
-        opened.append(openai.OpenAI(**{"api_key": "k", "base_url": server.openai_url, "max_retries": 0, **more}))
-        return opened[-1]
-
-    yield connect
-    for client in opened:
-        client.close()
-
-
-@pytest.fixture
-def llama() -> Iterator[type[ollama.Client]]:
-    """Ollama's client, for a server."""
-    opened = []
-
-    def connect(server: FakeServer) -> ollama.Client:
-        opened.append(ollama.Client(server.url))
-        return opened[-1]
-
-    yield connect
-    for client in opened:
-        client.close()
 
 
 def test_anthropic_s_client_reads_answer_usage_and_stop_reason(claude):
@@ -77,7 +32,8 @@ def test_openai_s_client_reads_answer_usage_and_finish_reason(gpt):
         found = gpt(server).chat.completions.create(model="fake-small", max_completion_tokens=99, messages=ASK)
         assert found.choices[0].message.content == '{"label": "animal"}'
         assert found.usage.model_dump(exclude_none=True) == {
-            "prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18
+            "prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18,
+            "prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": 0},
         }  # fmt: skip
         assert (found.choices[0].finish_reason, found.model) == ("stop", "fake-small")
         assert found._request_id.startswith("req_")
@@ -88,13 +44,6 @@ def test_ollama_s_client_reads_answer_and_counts(llama):
         found = llama(server).chat("fake-small", messages=ASK, options={"num_predict": 99, "temperature": 0.1})
         assert found.message.content == '{"label": "animal"}'
         assert (found.prompt_eval_count, found.eval_count, found.done_reason) == (11, 7, "stop")
-
-
-def test_ollama_s_client_streams(llama):
-    with fake_llm([{"text": "one two"}]) as server:
-        parts = list(llama(server).chat("fake-small", messages=ASK, stream=True))
-        assert "".join(part.message.content for part in parts) == "one two"
-        assert [part.done for part in parts] == [False, True]
 
 
 def test_the_clients_list_the_models_page_by_page(claude, gpt, llama):
@@ -200,6 +149,62 @@ def test_the_clients_own_retries_honour_the_wait_and_succeed(claude, gpt):
     with fake_llm([{"status": 429, "retry_after": 0.01, "times": 1}, {"text": "ok"}]) as server:
         assert gpt(server, max_retries=2).chat.completions.create(model="fake-small", messages=ASK).choices
         assert [entry.status for entry in server.journal] == [429, 200]
+
+
+def test_cached_prompt_tokens_are_told_as_each_wire_tells_them(claude, gpt, llama):
+    with fake_llm([{"text": "x", "prompt_tokens": 11, "cached_tokens": 8}]) as server:
+        usage = claude(server).messages.create(model="fake-small", max_tokens=9, messages=ASK).usage
+        assert (usage.input_tokens, usage.cache_read_input_tokens) == (3, 8)
+        usage = gpt(server).chat.completions.create(model="fake-small", messages=ASK).usage
+        assert (usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens) == (11, 8)
+        assert llama(server).chat("fake-small", messages=ASK).prompt_eval_count == 11
+
+
+STOPS = [
+    ("length", "max_tokens", "length", "length"),
+    ("pause", "pause_turn", "stop", "stop"),
+    ("filter", "refusal", "content_filter", "stop"),
+    ("end", "end_turn", "stop", "stop"),
+]
+
+
+@pytest.mark.parametrize(("stop", "claudes", "gpts", "llamas"), STOPS)
+def test_a_rule_says_why_an_answer_ends(claude, gpt, llama, stop, claudes, gpts, llamas):
+    with fake_llm([{"text": "x", "stop": stop}]) as server:
+        message = claude(server).messages.create(model="fake-small", max_tokens=9, messages=ASK)
+        assert (message.stop_reason, message.content[0].text) == (claudes, "x")
+        choice = gpt(server).chat.completions.create(model="fake-small", messages=ASK).choices[0]
+        assert (choice.finish_reason, choice.message.content) == (gpts, "x")
+        assert llama(server).chat("fake-small", messages=ASK).done_reason == llamas
+
+
+def test_an_exceeded_context_is_a_stop_reason_or_an_error(claude, gpt, llama):
+    with fake_llm([{"text": "x", "stop": "context"}]) as server:
+        message = claude(server).messages.create(model="fake-small", max_tokens=9, messages=ASK)
+        assert message.stop_reason == "model_context_window_exceeded"
+        with pytest.raises(openai.BadRequestError) as caught:
+            gpt(server).chat.completions.create(model="fake-small", messages=ASK)
+        assert caught.value.code == "context_length_exceeded"
+        with pytest.raises(ollama.ResponseError, match="context length"):
+            llama(server).chat("fake-small", messages=ASK)
+
+
+def test_thoughts_come_first_and_come_back_unchanged_or_not_at_all(claude, gpt, llama):
+    with fake_llm([{"thinking": "A cat, then.", "text": "animal", "completion_tokens": 9}]) as server:
+        client = claude(server)
+        message = client.messages.create(model="fake-small", max_tokens=9, messages=ASK)
+        thought, said = message.content
+        assert (thought.thinking, said.text) == ("A cat, then.", "animal")
+        assert message.usage.output_tokens_details.thinking_tokens == 3
+        again = [*ASK, message.to_param(), {"role": "user", "content": "Sure?"}]
+        assert client.messages.create(model="fake-small", max_tokens=9, messages=again).content
+        thought.thinking = "A dog, then."
+        with pytest.raises(anthropic.BadRequestError, match=r"messages.1.content.0: Invalid `signature`"):
+            client.messages.create(model="fake-small", max_tokens=9, messages=[*ASK, message.to_param()])
+        found = gpt(server).chat.completions.create(model="fake-small", messages=ASK)
+        assert found.usage.completion_tokens_details.reasoning_tokens == 3
+        answer = llama(server).chat("fake-small", messages=ASK).message
+        assert (answer.thinking, answer.content) == ("A cat, then.", "animal")
 
 
 def test_connections_that_end_or_hang_are_connection_errors(claude, gpt):

@@ -8,10 +8,12 @@ import time
 import pytest
 
 from loomq.errors import LLMUnavailableError, SoftDeadline
+from loomq.llm.asking import MAX_TRIES, Asker
 from loomq.llm.http import HttpPool
 from loomq.llm.settings import LLMSettings
 from loomq.llm.tiers import Tiers
 from loomq.testing import fake_llm
+from loomq.tools.toolbox import Toolboxes
 from loomq.workers.llm import LLMWorkers
 from loomq.workers.loop import EventLoop
 from loomq.workers.spec import WorkerSpec
@@ -20,27 +22,27 @@ SPEC = WorkerSpec.model_validate({"name": "w", "system_prompt": "Classify."})
 
 
 @pytest.fixture
-def connect():
+def connect(tmp_path):
     """Make the language models of a process, for a server."""
     opened = []
 
     def make(server, wire="openai"):
         pool, loop = HttpPool(), EventLoop()
         opened.append((pool, loop))
-        return LLMWorkers(Tiers(pool, LLMSettings(server.environment(wire))), loop)
+        asker = Asker(Tiers(pool, LLMSettings(server.environment(wire))))
+        return LLMWorkers(asker, loop, Toolboxes(tmp_path, ()), tmp_path)
 
     yield make
     for pool, loop in opened:
         loop.run(pool.aclose(), 5)
 
 
-def test_the_result_has_the_shape_of_a_processor_s(connect):
+def test_the_result_is_the_object_with_who_gave_it_and_what_it_used(connect):
     with fake_llm([{"json": {"label": "animal"}, "prompt_tokens": 3, "completion_tokens": 2}]) as server:
-        assert connect(server).run(SPEC, {"text": "a cat"}, "standard", 5) == {
-            "output": {"label": "animal"},
-            "model_used": "fake-small",
-            "token_usage": {"prompt_tokens": 3, "completion_tokens": 2},
-        }
+        found = connect(server).run(SPEC, {"text": "a cat"}, "standard", 5)
+        assert (found.output, found.model_used) == ({"label": "animal"}, "fake-small")
+        assert found.token_usage == {"prompt_tokens": 3, "completion_tokens": 2}
+        assert (found.notes, found.updates) == ({}, [])
         body = server.journal[0].body
         assert body["messages"][0] == {"role": "system", "content": "Classify."}
         assert body["messages"][1]["content"] == '{\n  "text": "a cat"\n}'
@@ -72,8 +74,8 @@ def test_the_deadline_holds_though_the_provider_hangs(connect):
 
 
 def test_after_a_failure_the_next_call_works(connect):
-    with fake_llm([{"fault": "cut", "text": "x" * 99, "times": 1}, {"json": {"ok": True}}]) as server:
+    with fake_llm([{"fault": "cut", "text": "x" * 99, "times": MAX_TRIES}, {"json": {"ok": True}}]) as server:
         models = connect(server)
         with pytest.raises(LLMUnavailableError):
             models.run(SPEC, {}, "standard", 5)
-        assert models.run(SPEC, {}, "standard", 5)["output"] == {"ok": True}
+        assert models.run(SPEC, {}, "standard", 5).output == {"ok": True}

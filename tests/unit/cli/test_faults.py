@@ -40,6 +40,8 @@ CODES = {
     "LLMUnavailableError": 1,
     "LLMAnswerError": 1,
     "LLMRefusedError": 1,
+    "KnowledgeError": 1,
+    "BudgetExceededError": 1,
     "PipelineStageError": 1,
     "PipelineTimeoutError": 1,
     "PipelineValidationError": 2,

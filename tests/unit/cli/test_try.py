@@ -81,7 +81,7 @@ def test_the_prompt_as_sent_and_the_raw_answer_are_shown(program, model):
     assert (found["tier"], found["token_usage"]["completion_tokens"] > 0) == ("standard", True)
     out, _ = program("try", "label", "-i", "text=x")
     assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [
-        "worker", "input", "prompt", "answer", "output", "took",
+        "worker", "input", "prompt", "answer", "output", "used", "took",
     ]  # fmt: skip
 
 

@@ -52,7 +52,7 @@ FENCE = "```"
     ],
 )
 def test_the_object_that_the_model_meant_is_found(text, found):
-    assert parse_object(text) == found
+    assert parse_object(text).value == found
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,37 @@ def test_at_most_two_hundred_characters_are_quoted_and_no_key():
 @given(OBJECTS, PROSE, PROSE)
 def test_an_object_is_found_whatever_stands_around_it(value, before, after):
     text = json.dumps(value)
-    assert parse_object(text) == value
-    assert parse_object(f"{before}\n{FENCE}json\n{text}\n{FENCE}\n{after}") == value
-    assert parse_object(f"{before} {json.dumps({'answer': value})} {after}") == {"answer": value}
-    assert parse_object(f"<think>{before} {text}</think>{json.dumps({'answer': value}, indent=2)}") == {"answer": value}
+    assert parse_object(text).value == value
+    assert parse_object(f"{before}\n{FENCE}json\n{text}\n{FENCE}\n{after}") == (value, "fenced")
+    assert parse_object(f"{before} {json.dumps({'answer': value})} {after}") == ({"answer": value}, "surrounded")
+    assert parse_object(f"<think>{before} {text}</think>{json.dumps({'answer': value}, indent=2)}").value == {
+        "answer": value
+    }
 
 
 @given(st.text(st.sampled_from('{}[]":,\\ `\n<think>/a1-'), max_size=200))
 def test_any_text_gives_an_object_or_the_one_error(text):
     with contextlib.suppress(LLMAnswerError):
-        assert isinstance(parse_object(text), dict)
+        assert isinstance(parse_object(text).value, dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "repair"),
+    [
+        ('{"a": 1}', None),
+        (' {"a": 1}\n', None),
+        ('{"a": "1\n2"}', "unescaped"),
+        ('\ufeff{"a": 1}', "unescaped"),
+        (f'{FENCE}json\n{{"a": 1}}\n{FENCE}', "fenced"),
+        (f'{FENCE}yaml\n{{"a": 1}}\n{FENCE}', "fenced"),
+        (f"{FENCE}yaml\na: 1\n{FENCE}", "yaml"),
+        (f"{FENCE}\na: 1\n{FENCE}", "yaml"),
+        ('Sure: {"a": 1}', "surrounded"),
+        ('<think>{"no": 1}</think>{"a": 1}', "surrounded"),
+    ],
+)
+def test_what_had_to_be_done_to_read_an_answer_is_told(text, repair):
+    assert parse_object(text).repair == repair
 
 
 MEGABYTE = 1_000_000
@@ -134,4 +155,4 @@ def test_only_so_many_fenced_blocks_are_looked_at():
     block = f"{FENCE}\nx\n{FENCE}\n"
     with pytest.raises(LLMAnswerError):
         parse_object(block * MAX_BLOCKS + f"{FENCE}\na: 1\n{FENCE}")
-    assert parse_object(block * (MAX_BLOCKS - 1) + f"{FENCE}\na: 1\n{FENCE}") == {"a": 1}
+    assert parse_object(block * (MAX_BLOCKS - 1) + f"{FENCE}\na: 1\n{FENCE}") == ({"a": 1}, "yaml")

@@ -15,7 +15,7 @@ from loomq.llm.parsing import parse_object
 from loomq.pipelines.spec import PipelineSpec
 from loomq.registry import load_dotted
 from loomq.workers.base import SyncProcessingBackend
-from loomq.workers.llm import request_of
+from loomq.workers.prompt import request_of
 from loomq.workers.spec import WorkerSpec
 
 REPOSITORY = Path(__file__).parents[4]
@@ -44,7 +44,8 @@ def run_stages(space):
             payload = json.loads(json.dumps(stage.mapping.apply(goal, done)))
             Contract(worker.input_schema).check(payload, "input", stage=stage.name)
             if worker.worker_kind == "llm":
-                output = parse_object(extractive.answer(request_of(worker, payload, 1).messages[0].content))
+                prompt = request_of(worker, payload, 1).messages[0].content
+                output = parse_object(extractive.answer(prompt)).value
                 done[stage.name] = {"model_used": extractive.LABEL}
             else:
                 kind = load_dotted(worker.processing_backend, allow=(), expect=SyncProcessingBackend)

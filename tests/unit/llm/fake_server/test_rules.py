@@ -6,11 +6,11 @@ import pytest
 
 from loomq.errors import ConfigError
 from loomq.llm.fake_server.rules import Rule, Rules, load_rules
-from loomq.llm.fake_server.wire import Call
+from loomq.llm.fake_server.wire import Call, ToolUse
 
 
-def call(text="a cat sat", wire="openai", model="m", max_tokens=None):
-    return Call(wire, model, "", text, text, max_tokens, None, False, {})
+def call(text="a cat sat", wire="openai", model="m", max_tokens=None, stream=False, **more):
+    return Call(wire, model, "", text, text, max_tokens, None, stream, {}, **more)
 
 
 def test_the_first_rule_that_fits_answers():
@@ -26,6 +26,30 @@ def test_the_first_rule_that_fits_answers():
 )
 def test_a_rule_may_look_at_wire_and_model(said, fits):
     assert (Rules([{**said, "text": "x"}]).find(call()) is not None) == fits
+
+
+@pytest.mark.parametrize(
+    ("said", "more"),
+    [
+        ({"tool_results": 1}, {"tool_results": 1}),
+        ({"tool_results": 0}, {}),
+        ({"offers": "look_up"}, {"tools": ("stop", "look_up")}),
+        ({"streams": True}, {"stream": True}),
+        ({"streams": False}, {}),
+        ({"kind": "embed", "status": 500}, {"kind": "embed"}),
+    ],
+)
+def test_a_rule_may_look_at_tools_streams_and_kind(said, more):
+    rules = Rules([{"text": "x", **said} if "status" not in said else said])
+    other = {"tool_results": 2, "stream": not said.get("streams"), "kind": "chat"}
+    assert rules.find(call(**more)) is not None
+    assert rules.find(call(**other)) is None
+
+
+def test_embeddings_need_no_rule_and_heed_none_for_chats():
+    rules = Rules([{"status": 500}])
+    assert rules.find(call(kind="embed")) == (Rule(), None)
+    assert rules.find(call())[1] == 0
 
 
 def test_a_rule_is_used_up_after_its_times():
@@ -68,10 +92,38 @@ def test_a_truncated_answer_is_half_of_it():
     assert (found.text, found.stop) == ("x" * 48, "length")
 
 
+def test_text_may_stand_beside_tool_calls():
+    found = Rule(text="See.", tool_calls=[{"name": "look_up", "arguments": {"a": 1}}]).answer(call(), "m")
+    assert (found.text, found.tool_calls, found.stop) == ("See.", (ToolUse("look_up", {"a": 1}),), "tools")
+    assert found.completion_tokens == 1 + 4
+
+
+def test_a_rule_says_how_the_answer_ends_and_what_was_cached():
+    assert Rule(text="a", stop="pause").answer(call(), "m").stop == "pause"
+    assert Rule(tool_calls=[{"name": "a"}], stop="length").answer(call(), "m").stop == "length"
+    found = Rule(text="a", prompt_tokens=5, cached_tokens=9, thinking="Well, well.").answer(call(), "m")
+    assert (found.cached_tokens, found.completion_tokens) == (5, 1 + 3)
+
+
+def test_a_tool_call_has_its_own_id_in_the_answer_and_in_the_conversation():
+    here = [call().tool_id("call_", number) for number in range(3)]
+    assert here == [call().tool_id("call_", number) for number in range(3)]
+    assert len({*here, call(tool_results=1).tool_id("call_", 0), call("a dog").tool_id("call_", 0)}) == 5
+
+
 @pytest.mark.parametrize(
     "said",
     [
         {"text": "a", "json": {}},
+        {"json": {}, "tool_calls": [{"name": "a"}]},
+        {"text": "a", "tool_calls": [{"name": "a"}], "status": 500},
+        {"stop": "end", "status": 500},
+        {"stop": "end", "fault": "refusal"},
+        {"stop": "never"},
+        {"tool_results": -1},
+        {"streams": "yes"},
+        {"kind": "embed", "text": "a"},
+        {"kind": "embed", "fault": "stream_error"},
         {"text": "a", "status": 500},
         {"retry_after": 1},
         {"matches": "("},

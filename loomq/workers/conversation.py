@@ -1,0 +1,375 @@
+"""One task's conversation with a model: rounds of tools, each written down before the next is paid for."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loomq.errors import LLMAnswerError, LLMError, SoftDeadline
+from loomq.ids import uuid7
+from loomq.llm.base import LLMReply, StopReason
+from loomq.redaction import redacted, redacted_content, redacted_json
+from loomq.workers.journal import Asked
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from uuid import UUID
+
+    from loomq.llm.asking import Asker
+    from loomq.llm.base import LLMBackend, LLMMessage, LLMRequest, TextListener, ToolCall
+    from loomq.tools.toolbox import Toolbox
+    from loomq.workers.journal import Journal, Recalled
+    from loomq.workers.loop import EventLoop
+
+MAX_TOOL_ROUNDS = 10
+# English takes some 4 bytes a token, JSON and other scripts about 3: better to count too many.
+BYTES_A_TOKEN = 3
+_TELL_EVERY_S = 0.5
+_GRACE_S = 5.0
+_FREE = {"cost": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "cache_write_tokens": 0}
+# What a provider may charge though it gave no answer that can be used.
+_MAY_BE_CHARGED = {"timeout", "connection", "malformed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Under which terms a task asks.
+
+    Args:
+        tier: Whose model.
+        until: When its time is up, on the monotonic clock.
+        call_timeout_s: How long one call may take, if that is less than what is left.
+        tool_timeout_s: How long one tool may take.
+        max_input_tokens: The longest prompt, in estimated tokens.
+        streams: Whether those who watch the goal hear the text while it is written.
+        cache_ttl_s: How long answers are kept for others; ``None`` keeps none, and takes none.
+        redacts: Whether secrets are hidden in what models and tools answer.
+    """
+
+    tier: str
+    worker: str
+    until: float
+    call_timeout_s: float | None = None
+    tool_timeout_s: float = 30.0
+    max_input_tokens: int | None = None
+    streams: bool = False
+    cache_ttl_s: float | None = None
+    redacts: bool = True
+
+    @property
+    def left_s(self) -> float:
+        """How much time is left.
+
+        Raises:
+            SoftDeadline: None is.
+        """
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise SoftDeadline("the task's time is up")
+        return left
+
+
+@dataclass
+class Used:
+    """What the rounds of a conversation have used, those too that were paid for before.
+
+    Args:
+        cost: US dollars; ``None`` if a price is not known.
+        from_cache: Rounds that were answered from the cache of answers.
+        reused: Rounds that an earlier delivery of the task had paid for.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = 0.0
+    rounds: int = 0
+    from_cache: int = 0
+    reused: int = 0
+
+    def add(self, reply: LLMReply) -> None:
+        """Count a round."""
+        self.rounds += 1
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        self.cost = None if self.cost is None or reply.cost is None else self.cost + reply.cost
+
+
+@dataclass
+class Conversation:
+    """Ask until there is an answer that asks for nothing more.
+
+    Args:
+        ask: Makes one call, if not the asker by itself (a batch).
+        turns: The conversation as it went, for whoever looks at it.
+    """
+
+    asker: Asker
+    loop: EventLoop
+    toolbox: Toolbox
+    journal: Journal
+    terms: Terms
+    ask: Callable[[LLMRequest, Account], LLMReply] | None = None
+    used: Used = field(default_factory=Used)
+    turns: list[LLMMessage] = field(default_factory=list)
+    _recalled: Recalled | None = None
+    _fresh: list[tuple[str, LLMReply]] = field(default_factory=list)
+    _last: int = 0
+
+    def run(self, request: LLMRequest) -> LLMReply:
+        """Hold the conversation to its end.
+
+        Raises:
+            ConfigError: The tier has no backend or no model.
+            LLMError: A call failed, the prompt has become too long, or the model does not come to an end.
+            LeaseLost: The task was taken back.
+            SoftDeadline: The time was up.
+        """
+        self._recalled = self.journal.recall()
+        for self._last in range(MAX_TOOL_ROUNDS + 1):
+            may_call = bool(request.tools) and self._last < MAX_TOOL_ROUNDS
+            asked = request.model_copy(update={"may_call_tools": may_call or not request.tools})
+            reply = self._reply(self._last, asked)
+            self.used.add(reply)
+            if reply.stop_reason == StopReason.PAUSE_TURN:
+                turns: tuple[LLMMessage, ...] = (reply.as_turn(),)
+            elif reply.tool_calls and may_call and reply.stop_reason != StopReason.MAX_TOKENS:
+                turns = (reply.as_turn(), *self._results(self._last, reply.tool_calls))
+            else:
+                return self._ended(reply, request)
+            self.turns += turns
+            request = request.model_copy(update={"messages": (*request.messages, *turns)})
+        raise LLMError(
+            f"{reply.model} did not come to an end within {MAX_TOOL_ROUNDS} rounds",
+            hint="ask for less in system_prompt",
+        )
+
+    def _ended(self, reply: LLMReply, request: LLMRequest) -> LLMReply:
+        if not reply.tool_calls or reply.stop_reason == StopReason.MAX_TOKENS:
+            return reply
+        if request.tools:
+            raise LLMError(
+                f"{reply.model} still asked for tools after {MAX_TOOL_ROUNDS} rounds of them",
+                hint="ask for less in system_prompt, or let the tools give more at once",
+            )
+        self.reject()
+        raise LLMAnswerError(f"{reply.model} asked for a tool, and worker {self.terms.worker} has none")
+
+    def accept(self) -> None:
+        """Keep the answers for others, where the worker allows it; its result has held its contract."""
+        if self.terms.cache_ttl_s is not None:
+            for key, reply in self._fresh:
+                self.journal.cache(key, reply, self.terms.cache_ttl_s)
+
+    def reject(self) -> None:
+        """Forget the last round, since its answer was no good: the next attempt shall ask anew."""
+        self.journal.drop(self._last)
+
+    # One round
+
+    def _reply(self, at: int, request: LLMRequest) -> LLMReply:
+        """Give the reply of a round: as it is written down, from the cache, or from the model."""
+        self._check_length(request)
+        digest = request_hash(request)
+        assert self._recalled is not None
+        if found := self._recalled.replies.get((at, digest)):
+            self.used.reused += 1
+            return found
+        key = self._cache_key(digest)
+        if key is not None and (found := self.journal.cached(key)):
+            self.used.from_cache += 1
+            free = found.model_copy(update=_FREE)
+            asked = Asked(uuid7(), at, digest, found.provider, found.model, 0, 0, 0.0)
+            self.journal.keep_reply(asked, free, is_usable=True, is_cached=True, took_ms=0)
+            return free
+        account = Account(self, at, digest, request, has_budget=self._recalled.has_budget)
+        reply = self._asked(request, account)
+        if key is not None:
+            self._fresh.append((key, reply))
+        return reply
+
+    def _asked(self, request: LLMRequest, account: Account) -> LLMReply:
+        left_s, own_s = self.terms.left_s, self.terms.call_timeout_s
+        # The task's own end is for the loop to tell, as what it is.
+        timeout_s = own_s if own_s is not None and own_s < left_s else left_s + _GRACE_S
+        request = request.model_copy(update={"timeout_s": timeout_s})
+        begun = time.monotonic()
+        reply = (self.ask or self.ask_alone)(request, account)
+        if self.terms.redacts:
+            reply = _without_secrets(reply)
+        account.keep(reply, round((time.monotonic() - begun) * 1000))
+        return reply
+
+    def ask_alone(self, request: LLMRequest, account: Account) -> LLMReply:
+        """Make one call for this task and no other."""
+        return self.loop.run(self._call(request, account), self.terms.left_s)
+
+    async def _call(self, request: LLMRequest, account: Account) -> LLMReply:
+        async with self._telling(account.round) as on_text:
+            return await self.asker.ask(request, self.terms.tier, watch=account, on_text=on_text)
+
+    @asynccontextmanager
+    async def _telling(self, at: int) -> AsyncIterator[TextListener | None]:
+        """Tell the text while it is written, some pieces at a time, in whole words: a key has no spaces."""
+        if not self.terms.streams:
+            yield None
+            return
+        pieces: list[str] = []
+
+        async def tell(*, all_of_it: bool) -> None:
+            text = "".join(pieces)
+            end = len(text) if all_of_it else text.rfind(" ") + 1
+            pieces[:] = [text[end:]]
+            if end:
+                await asyncio.to_thread(self.journal.tell, {"round": at, "text": redacted(text[:end])})
+
+        async def tell_on() -> None:
+            while True:
+                await asyncio.sleep(_TELL_EVERY_S)
+                await tell(all_of_it=False)
+
+        teller = asyncio.create_task(tell_on())
+        try:
+            yield pieces.append
+        finally:
+            teller.cancel()
+            await asyncio.gather(teller, return_exceptions=True)
+            await tell(all_of_it=True)
+
+    # Tools
+
+    def _results(self, at: int, calls: tuple[ToolCall, ...]) -> list[LLMMessage]:
+        """Give the results of a round's calls in their order; those that are not written down yet are made at once."""
+        return self.loop.run(self._all_results(at, calls), self.terms.left_s)
+
+    async def _all_results(self, at: int, calls: tuple[ToolCall, ...]) -> list[LLMMessage]:
+        return await asyncio.gather(*(self._result(at, call) for call in calls))
+
+    async def _result(self, at: int, call: ToolCall) -> LLMMessage:
+        assert self._recalled is not None
+        if found := self._recalled.results.get((at, call.id)):
+            return found
+        begun, key = time.monotonic(), self.journal.key(at, call.id)
+        message = await self.toolbox.call(call, timeout_s=self.terms.tool_timeout_s, idempotency_key=key)
+        if self.terms.redacts:
+            message = message.model_copy(update={"content": redacted_content(message.content)})
+        took_ms = round((time.monotonic() - begun) * 1000)
+        await asyncio.to_thread(self.journal.keep_result, at, message, took_ms)
+        return message
+
+    def _cache_key(self, digest: str) -> str | None:
+        if self.terms.cache_ttl_s is None:
+            return None
+        backend = self.asker.tiers.backend(self.terms.tier)
+        return _digest([backend.code, backend.model, digest])
+
+    def _check_length(self, request: LLMRequest) -> None:
+        most, estimate = self.terms.max_input_tokens, request_tokens(request)
+        if most is not None and estimate > most:
+            grown = ", with what its tools gave," if len(request.messages) > 1 else ""
+            raise LLMError(
+                f"the prompt of worker {self.terms.worker}{grown} is some {estimate:,} tokens long (a token for every"
+                f" {BYTES_A_TOKEN} bytes); its max_input_tokens is {most:,}",
+                hint="send less, or raise max_input_tokens",
+                kind="context_overflow",
+            )
+
+
+class Account:
+    """The account of one round: what is put aside for each model that is asked, and what it came to.
+
+    Args:
+        has_budget: Whether anything has to be put aside.
+    """
+
+    def __init__(
+        self, conversation: Conversation, at_round: int, digest: str, request: LLMRequest, *, has_budget: bool
+    ) -> None:
+        self.round = at_round
+        self._conversation = conversation
+        self._digest = digest
+        self._most = (request_tokens(request), request.max_output_tokens)
+        self._has_budget = has_budget
+        self._id: UUID = uuid7()
+
+    @property
+    def _journal(self) -> Journal:
+        return self._conversation.journal
+
+    async def asking(self, backend: LLMBackend) -> None:
+        """Put aside what a call to this model may cost at most."""
+        self._id = uuid7()
+        if self._has_budget:
+            prompt, answer = self._most
+            cost = self._conversation.asker.tiers.most(backend, prompt, answer)
+            asked = self._asked(backend.code, backend.model, prompt, answer, cost)
+            await asyncio.to_thread(self._journal.reserve, asked)
+
+    async def failed(self, backend: LLMBackend, error: LLMError) -> None:
+        """Write down what a call cost that gave nothing, or give back what was put aside for it."""
+        if error.tokens is not None:
+            await asyncio.to_thread(self.waste, backend, *error.tokens)
+        elif self._has_budget and error.kind not in _MAY_BE_CHARGED:
+            await asyncio.to_thread(self._journal.unreserve, self._id)
+
+    def waste(self, backend: LLMBackend, prompt_tokens: int, completion_tokens: int, cost: float | None = None) -> None:
+        """Write down a call that was charged and is of no use."""
+        if cost is None:
+            cost = self._conversation.asker.tiers.most(backend, prompt_tokens, completion_tokens)
+        reply = LLMReply(
+            content="",
+            model=backend.model,
+            provider=backend.code,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            stop_reason=StopReason.END_TURN,
+            cost=cost,
+        )
+        self.keep(reply, 0, is_usable=False)
+        self._id = uuid7()
+
+    def keep(self, reply: LLMReply, took_ms: int, *, is_usable: bool = True) -> None:
+        """Write down what the round came to."""
+        asked = self._asked(reply.provider, reply.model, reply.prompt_tokens, reply.completion_tokens, reply.cost)
+        self._journal.keep_reply(asked, reply, is_usable=is_usable, is_cached=False, took_ms=took_ms)
+
+    def _asked(self, provider: str, model: str, prompt: int, answer: int, cost: float | None) -> Asked:
+        return Asked(self._id, self.round, self._digest, provider, model, prompt, answer, cost)
+
+
+def request_hash(request: LLMRequest) -> str:
+    """Give the hash of what is asked, whoever is asked and however long that may take."""
+    return _digest(request.model_dump(mode="json", exclude={"timeout_s"}))
+
+
+def request_tokens(request: LLMRequest) -> int:
+    """Estimate how many tokens a prompt has, with the tools that it offers."""
+    texts = [request.system, *(message.content for message in request.messages)]
+    calls = [call.model_dump_json() for message in request.messages for call in message.tool_calls]
+    tools = [tool.model_dump_json() for tool in request.tools]
+    return sum(map(estimated_tokens, [*texts, *calls, *tools]))
+
+
+def estimated_tokens(text: str) -> int:
+    """Count a text's tokens without its model's tokenizer, rather too many than too few."""
+    return math.ceil(len(text.encode("utf-8", "replace")) / BYTES_A_TOKEN)
+
+
+def _digest(value: Any) -> str:
+    written = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _without_secrets(reply: LLMReply) -> LLMReply:
+    """Hide secrets in what a model says; the provider's own blocks, which must come back unchanged, or not at all."""
+    calls, native = reply.tool_calls, reply.native
+    if calls:
+        calls = tuple(call.model_copy(update={"arguments": redacted_json(call.arguments)}) for call in calls)
+    if native is not None and redacted_json(list(native.blocks)) != list(native.blocks):
+        native = None
+    return reply.model_copy(update={"content": redacted_content(reply.content), "tool_calls": calls, "native": native})
