@@ -100,6 +100,9 @@ bench-pipelines: setup ## Measure makespan, messages and a for_each over 10,000 
 bench-limits: setup ## Measure limits over eight processes of which some are killed, turns and priorities: a JSON line a limit
 	@$(PY) -m benchmarks.limits
 
+bench-llm: setup ## Measure a hundred calls to a language model at once in one process: a JSON line a part
+	@$(PY) -m benchmarks.llm
+
 bench-sweeper: setup ## Measure the sweeper over 10,000 open stages, and a backlog of 100,000
 	@$(PY) -m benchmarks.sweeper
 
@@ -118,4 +121,4 @@ clean: ## Remove what was built and cached; data and .tools stay
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup demo dev flower test test-unit test-wheel test-newer check lint format types floors spelling \
-    chaos chaos-quick bench-quick bench-pipelines bench-limits bench-sweeper lock clean
+    chaos chaos-quick bench-quick bench-pipelines bench-limits bench-llm bench-sweeper lock clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from typing import TYPE_CHECKING, Any
 
 from loomq.knowledge.load import located
@@ -54,13 +55,14 @@ class Silos:
         return apply_update(self._project, FolderSilo.model_validate(silo), Update(**asked))
 
     def settle_waiting(self) -> int:
-        """Make the changes that were left behind, in folders that are here: others may be on another machine.
+        """Make the changes that were left behind, in folders that are here, or that this machine was to make.
 
         Raises:
             DatabaseUnavailableError: Postgres does not answer.
         """
-        folders = store.waiting(self._database, _AGE_S)
-        return sum(self.settle(folder) for folder in folders if self._is_here(folder))
+        found = store.waiting(self._database, _AGE_S)
+        here = socket.gethostname()
+        return sum(self.settle(folder) for folder, hosts in found.items() if here in hosts or self._is_here(folder))
 
     def _is_here(self, folder: str) -> bool:
         try:

@@ -72,6 +72,7 @@ silo_updates = Table(
     Column("nth", Integer, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, Identity(always=True), nullable=False),
     Column("folder", Text, nullable=False),
+    Column("host", Text),
     Column("silo", JSONB, nullable=False),
     Column("asked", JSONB, nullable=False),
     Column("state", Text, nullable=False),

@@ -74,14 +74,17 @@ def has_pending(database: Database, folder: str) -> bool:
     return bool(rows)
 
 
-def waiting(database: Database, older_than_s: float, limit: int = 20) -> list[str]:
-    """List the folders that have changes which nobody has made for some time."""
+def waiting(database: Database, older_than_s: float, limit: int = 100) -> dict[str, set[str | None]]:
+    """List the folders that have changes which nobody has made for some time, with the hosts that brought them."""
     rows = database.call(
-        "SELECT DISTINCT folder FROM silo_updates WHERE state = 'pending'"
+        "SELECT DISTINCT folder, host FROM silo_updates WHERE state = 'pending'"
         " AND at < clock_timestamp() - make_interval(secs => %(age)s) LIMIT %(limit)s",
         {"age": older_than_s, "limit": limit},
     )
-    return [row[0] for row in rows]
+    found: dict[str, set[str | None]] = {}
+    for folder, host in rows:
+        found.setdefault(folder, set()).add(host)
+    return found
 
 
 def of_goal(database: Database, goal_id: UUID) -> list[SiloUpdate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -208,7 +209,8 @@ def _updates(asked: Any, spec: WorkerSpec) -> list[dict[str, Any]]:
 
 def _row(silo: FolderSilo, update: Update) -> dict[str, Any]:
     said = {"silo": update.silo, "action": update.action, "filename": update.filename, "content": update.content}
-    return {"folder": silo.folder, "silo": silo.model_dump(mode="json"), "asked": said, "reason": None}
+    where = {"folder": silo.folder, "host": socket.gethostname()}
+    return {**where, "silo": silo.model_dump(mode="json"), "asked": said, "reason": None}
 
 
 def _refusal(refused: Refused) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 
+from loomq.contracts import Contract
 from loomq.contrib.pydocs.ask import Ask
 from loomq.contrib.pydocs.chunk import cut
 from loomq.contrib.pydocs.extract import documents
@@ -17,7 +20,18 @@ from loomq.contrib.pydocs.index import Index, spoken_name
 from loomq.contrib.pydocs.place import connection, workspace
 from loomq.contrib.pydocs.records import write_records
 from loomq.errors import BackendError, TransientBackendError
+from loomq.llm.asking import Asker
+from loomq.llm.http import HttpPool
+from loomq.llm.settings import LLMSettings
+from loomq.llm.tiers import Tiers
+from loomq.testing import fake_llm
+from loomq.testing.llm import Rule
+from loomq.tools.toolbox import Toolboxes
+from loomq.workers.llm import LLMWorkers
+from loomq.workers.loop import EventLoop
+from loomq.workers.spec import WorkerSpec
 
+REPOSITORY = Path(__file__).parents[2]
 STDLIB = Path(sysconfig.get_path("stdlib"))
 FILES = ("ftplib.py", "socket.py", "subprocess.py", "json/__init__.py", "tempfile.py", "heapq.py")
 
@@ -168,3 +182,26 @@ def test_postgres_out_of_reach_is_worth_another_try(place, monkeypatch):
 def test_names_are_split_into_the_words_that_people_ask_for():
     assert spoken_name("ftplib.FTP.makePort") == "ftplib FTP makePort ftplib FTP make Port"
     assert spoken_name("help('with')") == "help with "
+
+
+def test_a_model_searches_the_index_as_the_shipped_expert_lets_it(place, tmp_path):
+    load(written(place, passages()))
+    spec = WorkerSpec.model_validate(yaml.safe_load((REPOSITORY / "workers/pydocs_expert.yaml").read_text()))
+    found = []
+
+    def answer(call):
+        if not call.tool_results:
+            return Rule(tool_calls=[{"name": "search_docs", "arguments": {"query": "temporary directory"}}])
+        found.extend(json.loads(call.body["messages"][-1]["content"]))
+        return Rule(json={"answer": "Use TemporaryDirectory.", "citations": [found[0]["citation"]]})
+
+    pool, loop = HttpPool(), EventLoop()
+    with fake_llm([answer]) as server:
+        asker = Asker(Tiers(pool, LLMSettings(server.environment("openai"))))
+        models = LLMWorkers(asker, loop, Toolboxes(tmp_path, ()), tmp_path)
+        output = models.run(spec, {"question": "Where do I put temporary files?"}, "standard", 30).output
+        loop.run(pool.aclose(), 5)
+    assert Contract(spec.output_schema).holds(output)
+    assert output["citations"][0].startswith("tempfile.py:")
+    assert set(found[0]) == {"symbol", "citation", "text"}
+    assert len(found) <= 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from datetime import timedelta
 
@@ -136,13 +137,17 @@ def test_one_writer_at_a_time_has_a_folder(database):
 
 def test_the_sweeper_makes_what_was_left_behind_in_folders_that_are_here(database, tmp_path):
     _end(database, _updates(("a.md", "1")))
-    _end(database, _updates(("a.md", "1"), folder="elsewhere"))
+    elsewhere = NOTES.model_copy(update={"path": "elsewhere"})
+    _end(database, _updates(("a.md", "1"), folder="elsewhere", silo=elsewhere))
     (tmp_path / "notes").mkdir()
     assert Silos(database, tmp_path).settle_waiting() == 0  # whoever recorded it is given a moment
     database.call("UPDATE silo_updates SET at = now() - interval '1 minute'", {})
     assert Silos(database, tmp_path).settle_waiting() == 1
     assert (tmp_path / "notes" / "a.md").exists()
     assert not (tmp_path / "elsewhere").exists()
+    database.call("UPDATE silo_updates SET host = %(host)s WHERE state = 'pending'", {"host": socket.gethostname()})
+    assert Silos(database, tmp_path).settle_waiting() == 1  # a folder that this machine was to make
+    assert (tmp_path / "elsewhere" / "a.md").exists()
 
 
 def test_prune_leaves_changes_that_are_still_to_be_made(database, tmp_path):

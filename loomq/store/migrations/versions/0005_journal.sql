@@ -142,8 +142,9 @@ BEGIN
     IF v.outcome = 'accepted' THEN
         UPDATE stages s SET notes = p_notes
         WHERE s.goal_id = p_goal AND s.name = p_name AND s.item = p_item AND p_notes IS NOT NULL;
-        INSERT INTO silo_updates (goal_id, stage, item, nth, folder, silo, asked, state, reason, ended_at)
-        SELECT p_goal, p_name, p_item, u.nth, u.value ->> 'folder', u.value -> 'silo', u.value -> 'asked',
+        INSERT INTO silo_updates (goal_id, stage, item, nth, folder, host, silo, asked, state, reason, ended_at)
+        SELECT p_goal, p_name, p_item, u.nth, u.value ->> 'folder', u.value ->> 'host', u.value -> 'silo',
+               u.value -> 'asked',
                CASE WHEN u.value ->> 'reason' IS NULL THEN 'pending' ELSE 'refused' END, u.value ->> 'reason',
                CASE WHEN u.value ->> 'reason' IS NOT NULL THEN clock_timestamp() END
         FROM jsonb_array_elements(coalesce(p_updates, '[]')) WITH ORDINALITY AS u (value, nth)

@@ -61,6 +61,8 @@ CREATE TABLE silo_updates (
     nth       integer NOT NULL,
     seq       bigint GENERATED ALWAYS AS IDENTITY,
     folder    text NOT NULL,
+    -- Whose worker brought it: other machines may have no such folder.
+    host      text,
     silo      jsonb NOT NULL,
     asked     jsonb NOT NULL,
     state     text NOT NULL CHECK (state IN ('pending', 'applied', 'refused')),
