@@ -76,7 +76,7 @@ def _rules() -> str:
 
 
 @contextmanager
-def provider(folder: Path) -> Iterator[dict[str, str]]:
+def provider(folder: Path) -> Iterator[tuple[dict[str, str], psutil.Process]]:
     """Serve the fake provider in a process of its own; gives the variables that lead to it."""
     rules = folder / "rules.yaml"
     rules.write_text(_rules())
@@ -89,14 +89,14 @@ def provider(folder: Path) -> Iterator[dict[str, str]]:
         while not text.endswith("}\n") or text.count("{") != text.count("}"):
             text += process.stdout.readline()
         try:
-            yield json.loads(text)["environment"]
+            yield json.loads(text)["environment"], psutil.Process(process.pid)
         finally:
             process.terminate()
 
 
 def calls(servers: Servers, count: int) -> dict[str, Any]:
     """A hundred threads of one process, each with one call after another: no queue, no database."""
-    with provider(servers.folder) as variables:
+    with provider(servers.folder) as (variables, theirs):
         pool, loop = HttpPool(), EventLoop()
         models = LLMWorkers(
             Asker(Tiers(pool, LLMSettings(variables))), loop, Toolboxes(servers.folder, ()), servers.folder
@@ -110,7 +110,7 @@ def calls(servers: Servers, count: int) -> dict[str, Any]:
 
         models.run(spec, {}, "standard", 60)
         process = psutil.Process()
-        before, spent = process.memory_info().rss, sum(process.cpu_times()[:2])
+        before, spent, others = process.memory_info().rss, sum(process.cpu_times()[:2]), sum(theirs.cpu_times()[:2])
         threads = [threading.Thread(target=work) for _ in range(_SLOTS)]
         begun = time.monotonic()
         for thread in threads:
@@ -119,11 +119,13 @@ def calls(servers: Servers, count: int) -> dict[str, Any]:
             thread.join()
         took_s = time.monotonic() - begun
         grown, spent = process.memory_info().rss - before, sum(process.cpu_times()[:2]) - spent
+        others = sum(theirs.cpu_times()[:2]) - others
         loop.run(pool.aclose(), 5)
     return {
         "part": f"calls: {_SLOTS} threads of one process, {_LATENCY_S * 1000:g} ms a call",
         **_figures(_SLOTS * each, 1, took_s),
         "cpu_ms_a_call": round(1000 * spent / (_SLOTS * each), 2),
+        "provider_cpu_ms_a_call": round(1000 * others / (_SLOTS * each), 2),
         "memory_grown_mb": round(grown / 2**20, 1),
     }
 
@@ -131,7 +133,7 @@ def calls(servers: Servers, count: int) -> dict[str, Any]:
 def tasks(servers: Servers, count: int, worker: str = "ask", rounds: int = 1) -> dict[str, Any]:
     """The same as goals through one node with ``-P threads -c 100``: claim, journal, completion and all."""
     with ExitStack() as stack:
-        variables = stack.enter_context(provider(servers.folder))
+        variables, _ = stack.enter_context(provider(servers.folder))
         loom, node = stack.enter_context(_site(servers, variables))
         _wait_for([submit_task(worker, {"n": -1}, loom=loom)])
         process = psutil.Process(node.process.pid)

@@ -42,6 +42,7 @@ class Tiers:
         self._insecure = insecure
         self._backends: dict[str, LLMBackend] = {}
         self._fallbacks: dict[str, tuple[LLMBackend, ...]] = {}
+        self._price_of: dict[tuple[str, str, str], Price | None] = {}
 
     @cached_property
     def settings(self) -> LLMSettings:
@@ -115,8 +116,11 @@ class Tiers:
 
     def price(self, backend: LLMBackend, model: str = "") -> Price | None:
         """Give what a model costs, by the name that it answered under or else its own; ``None`` if nobody knows."""
-        found = self.prices.find(backend.code, model) if model else None
-        return found or self.prices.find(backend.code, backend.model)
+        which = (backend.code, model, backend.model)
+        if which not in self._price_of:
+            found = self.prices.find(backend.code, model) if model else None
+            self._price_of[which] = found or self.prices.find(backend.code, backend.model)
+        return self._price_of[which]
 
     def cost(self, backend: LLMBackend, reply: LLMReply) -> float | None:
         """Give what a reply cost in US dollars; ``None`` if nobody knows."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loomq.errors import BudgetExceededError, DatabaseUnavailableError, LeaseLost
 from loomq.llm.base import LLMMessage, LLMReply
 from loomq.store import events
 from loomq.store import journal as store
+from loomq.workers.deadline import undisturbed
 from loomq.workers.journal import Recalled
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from loomq.workers.journal import Asked
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class StageJournal:
@@ -49,7 +52,7 @@ class StageJournal:
 
     def recall(self) -> Recalled:
         """Read what the stage has been answered before."""
-        found = self._persist(lambda: store.read(self._database, self._key))
+        found = self._call(lambda: store.read(self._database, self._key))
         return Recalled(
             {(one["round"], one["request"]): LLMReply.model_validate(one["reply"]) for one in found.calls},
             {
@@ -67,7 +70,7 @@ class StageJournal:
             LeaseLost: The stage was taken back.
         """
         said = json.dumps(self._said(asked))
-        found = self._persist(lambda: store.reserve(self._database, self._key, self._token, asked.id, said))
+        found = self._call(lambda: store.reserve(self._database, self._key, self._token, asked.id, said))
         if found["verdict"] == "fenced":
             raise _taken_back()
         if found["verdict"] == "refused":
@@ -75,7 +78,7 @@ class StageJournal:
 
     def unreserve(self, call_id: UUID) -> None:
         """Give back what was put aside."""
-        self._persist(lambda: store.unreserve(self._database, self._key, call_id))
+        self._call(lambda: store.unreserve(self._database, self._key, call_id))
 
     def keep_reply(self, asked: Asked, reply: LLMReply, *, is_usable: bool, is_cached: bool, took_ms: int) -> None:
         """Write down a reply and what it cost.
@@ -103,28 +106,29 @@ class StageJournal:
 
     def drop(self, from_round: int) -> None:
         """Forget the replies from a round on."""
-        self._persist(lambda: store.drop(self._database, self._key, self._token, from_round))
+        self._call(lambda: store.drop(self._database, self._key, self._token, from_round))
 
     def cached(self, key: str) -> LLMReply | None:
         """Give an answer that is kept for others."""
-        found = self._persist(lambda: store.cached(self._database, key))
+        found = self._call(lambda: store.cached(self._database, key))
         return LLMReply.model_validate(found) if found is not None else None
 
     def cache(self, key: str, reply: LLMReply, ttl_s: float) -> None:
         """Keep an answer for others."""
         said = json.dumps(_storable(reply.model_dump(mode="json")))
-        self._persist(lambda: store.cache(self._database, key, self._worker, said, ttl_s))
+        self._call(lambda: store.cache(self._database, key, self._worker, said, ttl_s))
 
     def tell(self, detail: dict[str, Any]) -> None:
         """Let those who watch the goal hear a piece of text."""
         try:
-            events.tell(self._database, self._key, "stage_text", _storable(detail))
+            with undisturbed():
+                events.tell(self._database, self._key, "stage_text", _storable(detail))
         except DatabaseUnavailableError as error:
             logger.debug("a piece of text is not told: %s", error.message)
 
     def settle(self, folder: str) -> None:
         """Have the changes made that a folder still waits for."""
-        self._persist(lambda: self._silos.settle(folder))
+        self._call(lambda: self._silos.settle(folder))
 
     def _said(self, asked: Asked) -> dict[str, Any]:
         return {
@@ -139,8 +143,17 @@ class StageJournal:
             "cost": asked.cost,
         }
 
+    def _call(self, work: Callable[[], T]) -> T:
+        """Make a call until Postgres answers; an interruption waits for the end of each try."""
+
+        def once() -> T:
+            with undisturbed():
+                return work()
+
+        return self._persist(once)
+
     def _held(self, work: Callable[[], bool]) -> None:
-        if not self._persist(work):
+        if not self._call(work):
             raise _taken_back()
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Pipelines = MappingABC[str, PipelineSpec]
 
 _FORMAT = 1
+# Keys of later releases, left out where they say nothing: older nodes read the rest.
+_LATER = {"stream": False, "cache": None}
 _KEPT = 256  # plans a process holds; the oldest makes room
 
 
@@ -311,7 +313,8 @@ def contained(name: str, pipelines: Pipelines) -> list[str]:
 
 
 def _frozen(spec: PipelineSpec | WorkerSpec) -> dict[str, Any]:
-    return spec.model_dump(mode="json")
+    found = spec.model_dump(mode="json")
+    return {key: value for key, value in found.items() if key not in _LATER or value != _LATER[key]}
 
 
 class PlanCache:

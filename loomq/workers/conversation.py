@@ -248,7 +248,13 @@ class Conversation:
         return self.loop.run(self._all_results(at, calls), self.terms.left_s)
 
     async def _all_results(self, at: int, calls: tuple[ToolCall, ...]) -> list[LLMMessage]:
-        return await asyncio.gather(*(self._result(at, call) for call in calls))
+        tasks = [asyncio.create_task(self._result(at, call)) for call in calls]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()  # whoever has taken the task up makes these calls
+            raise
 
     async def _result(self, at: int, call: ToolCall) -> LLMMessage:
         assert self._recalled is not None

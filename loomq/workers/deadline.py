@@ -9,7 +9,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from loomq.errors import LeaseLost, SoftDeadline
+from loomq.errors import LeaseLost, LoomqSignal, SoftDeadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,10 @@ def soft_deadline(timeout_s: float) -> Iterator[None]:
         return
 
     def ring(*_: Any) -> None:
-        raise SoftDeadline(f"interrupted after {timeout_s:g} s")
+        _shield.strike(SoftDeadline(f"interrupted after {timeout_s:g} s"))
 
     def interrupt(*_: Any) -> None:
-        raise LeaseLost("the goal has ended")
+        _shield.strike(LeaseLost("the goal has ended"))
 
     before = signal.signal(signal.SIGALRM, ring)
     unheard = signal.signal(INTERRUPTION, interrupt) if signal.getsignal(INTERRUPTION) == signal.SIG_IGN else None
@@ -51,6 +51,43 @@ def soft_deadline(timeout_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
         if unheard is not None:
             signal.signal(INTERRUPTION, unheard)
+
+
+class _Shield:
+    """What is put off in the main thread: it is interrupted by signals, which know nothing of where it stands."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.late: LoomqSignal | None = None
+
+    def strike(self, interruption: LoomqSignal) -> None:
+        """Raise an interruption, now or when the shield is off."""
+        if self.depth:
+            self.late = self.late or interruption
+            return
+        raise interruption
+
+
+_shield = _Shield()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let the block come to its end before an interruption is raised: a query that is broken off costs its connection.
+
+    For moments only: the hard deadline does not wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _shield.depth += 1
+    try:
+        yield
+    finally:
+        _shield.depth -= 1
+        if not _shield.depth and _shield.late is not None:
+            late, _shield.late = _shield.late, None
+            raise late
 
 
 @contextmanager

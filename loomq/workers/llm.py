@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loomq.errors import LLMAnswerError, LLMError
+from loomq.errors import LLMAnswerError, LLMError, LLMUnavailableError, SoftDeadline
 from loomq.workers.batching import Batcher, UnusableBatchError
 from loomq.workers.journal import NullJournal
 
@@ -171,6 +171,8 @@ class LLMWorkers:
         except UnusableBatchError as error:
             share = error.share
             account.waste(backend, share.prompt_tokens, share.completion_tokens, share.cost)
+        except SoftDeadline:  # of whoever made the call, if there is time left here
+            self._loop.run(account.failed(backend, LLMUnavailableError("the batch", kind="timeout")), talk.terms.left_s)
         except LLMError as error:
             self._loop.run(account.failed(backend, error), talk.terms.left_s)
             raise

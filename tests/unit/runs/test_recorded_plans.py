@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loomq.pipelines.spec import PipelineSpec
-from loomq.runs.plan import Plan
+from loomq.runs.plan import Plan, snapshot_of_worker
 from loomq.workers.spec import WorkerSpec
 
 RELEASES = sorted((Path(__file__).parents[2] / "replay").glob("*.json"))
@@ -40,3 +40,11 @@ def test_a_recorded_plan_reads_as_it_was_written(body):
         assert {name: stage.worker.name for name, stage in plan.stages.items()} == {
             stage["name"]: stage["worker_type"] for stage in body["pipeline"]["pipeline_stages"]
         }
+
+
+def test_a_snapshot_says_nothing_of_later_keys_that_say_nothing_so_that_older_nodes_read_it():
+    plain = WorkerSpec.model_validate({"name": "w", "system_prompt": "x"})
+    later = WorkerSpec.model_validate({"name": "w", "system_prompt": "x", "stream": True, "cache": {"ttl_seconds": 5}})
+    assert not {"stream", "cache"} & snapshot_of_worker(plain)["workers"]["w"].keys()
+    assert Plan.parse(snapshot_of_worker(plain)).stages["w"].worker == plain
+    assert Plan.parse(snapshot_of_worker(later)).stages["w"].worker == later

@@ -11,7 +11,7 @@ import pytest
 
 from loomq.errors import SoftDeadline
 from loomq.testing import wait_until
-from loomq.workers.deadline import hard_deadline, soft_deadline
+from loomq.workers.deadline import hard_deadline, soft_deadline, undisturbed
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_a_deadline_in_the_main_thread_interrupts_only_that():
 
 HARD = """
 import ctypes, time
-from loomq.workers.deadline import hard_deadline, soft_deadline
+from loomq.workers.deadline import hard_deadline, soft_deadline, undisturbed
 
 with hard_deadline(0.2, own_process={own}), soft_deadline(0.1):
     {work}
@@ -143,3 +143,32 @@ def test_work_in_time_is_not_ended_later():
 def test_a_process_that_serves_others_too_is_not_ended():
     with hard_deadline(0.02, own_process=False):
         _spin(0.06)
+
+
+def test_what_must_come_to_its_end_does_and_is_interrupted_then():
+    done = []
+
+    def work():
+        with undisturbed():
+            with undisturbed():
+                _spin(0.2)
+            done.append("inner")
+            _spin(0.05)
+            done.append("outer")
+        done.append("never")
+
+    with pytest.raises(SoftDeadline), soft_deadline(0.05):
+        work()
+    assert done == ["inner", "outer"]
+
+
+def test_a_shield_leaves_its_own_error_and_rings_once():
+    def work():
+        _spin(0.1)
+        raise ValueError("its own")
+
+    with pytest.raises(SoftDeadline) as caught, soft_deadline(0.05), undisturbed():
+        work()
+    assert isinstance(caught.value.__context__, ValueError)
+    with soft_deadline(5), undisturbed():
+        pass  # nothing is left over from before
