@@ -25,6 +25,28 @@ CANARIES = [*EXAMPLES.values(), *ASSIGNED, (KEY, KEY)]
 MARKS = [secret[:12] for _, secret in CANARIES]
 RUNNING = {}
 
+CALLS = [{"name": "leak", "arguments": {"said": text}} for text, _ in CANARIES]
+LEAK = """
+import os
+from loomq.tools.base import SyncToolProvider
+
+
+class Leak(SyncToolProvider):
+    def get_definition(self):
+        return {"name": "leak", "description": "Leak.", "parameters": {"type": "object"}}
+
+    def execute_sync(self, arguments):
+        said = [text for name, text in sorted(os.environ.items()) if name.startswith("CANARY_")]
+        if arguments["said"] == said[0]:
+            raise ValueError(*said)
+        return "\\n".join(said)
+"""
+
+
+def _change(text):
+    return {"silo": "notes", "action": "add", "filename": "told.md", "content": text}
+
+
 SAYS = """
 import logging
 said = [text for name, text in sorted(os.environ.items()) if name.startswith("CANARY_")]
@@ -40,6 +62,8 @@ def provider():
     rules = [
         {"contains": "Be refused.", "status": 400, "message": told},
         {"contains": "Be cut.", "text": told.replace("{", "")},
+        {"contains": "Use the tool.", "tool_results": 0, "text": told.replace("{", ""), "tool_calls": CALLS},
+        {"contains": "Use the tool.", "text": json.dumps({"told": told, "silo_updates": [_change(told)]})},
         {"text": json.dumps({"told": told})},
     ]
     with fake_llm(rules, keys=[KEY]) as server:
@@ -56,6 +80,13 @@ def stock(project):
     project.worker("hints", SAYS + 'raise BackendError("\\n".join(said), hint=" ".join(said))')
     for name, prompt in {"refused": "Be refused.", "cut": "Be cut.", "told": "Tell."}.items():
         project.write(f"workers/{name}.yaml", f"name: {name}\nsystem_prompt: {prompt}\nmax_retries: 0\n")
+    project.write("mine/leak.py", LEAK)
+    project.write(
+        "workers/tooled.yaml",
+        "name: tooled\nsystem_prompt: Use the tool.\nmax_retries: 0\nstream: true\ncache: {ttl_seconds: 60}\n"
+        "knowledge_silos:\n  - {name: leak, type: tool, provider: mine.leak.Leak}\n"
+        "  - {name: notes, type: folder, path: notes, permissions: read_write}\n",
+    )
     project.worker("echo")
     project.worker("large", 'return {"output": {"text": "x" * 50_000_000}}')
     project.pipeline(
@@ -134,6 +165,16 @@ def test_no_canary_is_found_in_any_place_that_keeps_or_shows_something(shop, mon
         assert not found(json.dumps(caught.value.error))
         assert "***" in caught.value.error["message"]
     assert not found(json.dumps(submit_task("told", {}, loom=loom).result(timeout=30)))
+    tooled = submit_task("tooled", {}, loom=loom)
+    assert not found(json.dumps(tooled.result(timeout=60)))
+    kept = loom.database.call("SELECT (SELECT count(*) FROM tool_results), (SELECT count(*) FROM llm_cache)", {})[0]
+    assert tuple(kept) == (len(CALLS), 2)
+    assert [event for event in tooled.events() if event.kind == "stage_text"]
+    notes = shop.project.folder / "notes" / "told.md"
+    wait_until(notes.exists, "the change of the silo")
+    assert not found(notes.read_text())
+    sent = json.dumps(RUNNING["provider"].journal[-1].body)
+    assert not found(sent), "what a tool gives is hidden from the model as well"
     assert not found(json.dumps(task(shop, "tells").delay({}).get(timeout=30)))
     for call in (chain(task(shop, "raises").s({}), task(shop, "echo").s()), task(shop, "raises").s({})):
         with pytest.raises(Exception, match=r"\*\*\*") as failed:

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from loomq.errors import LLMError, LLMUnavailableError
+from loomq.errors import LLMAnswerError, LLMError, LLMUnavailableError
 from loomq.llm.endpoint import Endpoint, Wire
 from loomq.llm.http import MAX_RESPONSE_BYTES, HttpPool
+from loomq.testing import fake_llm
 
 
 class Anything(Wire):
@@ -173,3 +174,69 @@ def test_a_server_may_forbid_another_try():
     with raw_server(sending(head)) as (url, _), pytest.raises(LLMUnavailableError) as caught:
         call(url)
     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("block", [b'data: {"a": 1}\n\n' * 4096, b"data: " + b"x" * 65536])
+def test_a_stream_that_does_not_end_is_stopped_at_the_limit(block):
+    """Of many events, and of one that never ends."""
+    sent, heard = 0, 0
+
+    def flood(connection: socket.socket) -> None:
+        nonlocal sent
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(10_000):
+            connection.sendall(block)
+            sent += len(block)
+
+    def hear(_: dict[str, object]) -> None:
+        nonlocal heard
+        heard += 1
+
+    async def run(url: str) -> None:
+        pool = HttpPool()
+        try:
+            await Endpoint(pool, "X", url).stream("/x", {}, hear, 20)
+        finally:
+            await pool.aclose()
+
+    with raw_server(flood) as (url, _), pytest.raises(LLMError, match="larger than 8 MB"):
+        asyncio.run(run(url))
+    assert sent < 4 * MAX_RESPONSE_BYTES
+    assert (heard > 1000) == block.endswith(b"\n")
+
+
+@pytest.mark.parametrize("event", ["[1]", "7", '{"type": "message_start", "message": 7}', "{", '{"choices": [7]}'])
+def test_an_event_of_another_shape_is_malformed_and_no_crash(event):
+    from loomq.llm import openai
+
+    stream = openai._Stream(lambda _: None)
+
+    async def run(url: str) -> None:
+        pool = HttpPool()
+        try:
+            await Endpoint(pool, "X", url).stream("/x", {}, stream.hear, 5)
+        finally:
+            await pool.aclose()
+
+    body = f"data: {event}\n\n".encode()
+    with raw_server(sending(f"200 OK\r\ncontent-length: {len(body)}", body)) as (url, _):
+        if event.startswith('{"type"'):
+            asyncio.run(run(url))
+            assert not stream.is_over
+        else:
+            with pytest.raises(LLMAnswerError, match="malformed"):
+                asyncio.run(run(url))
+
+
+def test_many_calls_at_once_have_connections_of_their_own_which_are_used_again():
+    async def run(url: str) -> None:
+        pool = HttpPool()
+        endpoint = Endpoint(pool, "X", url, headers={"authorization": "Bearer k"})
+        for _ in range(3):
+            await asyncio.gather(*(endpoint.get("/v1/models", Anything, 5) for _ in range(20)))
+        await pool.aclose()
+
+    with fake_llm() as server:
+        asyncio.run(run(server.url))
+        assert len(server.journal) == 60
+        assert server._http.accepted <= 20
