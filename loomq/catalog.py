@@ -11,6 +11,7 @@ from loomq.config import not_yet, read_spec
 from loomq.contracts import schema_faults
 from loomq.errors import ConfigError, ImportRefusedError
 from loomq.kinds import KINDS, ROUTER_FILE, find_files, kind_of, shown_name
+from loomq.knowledge.load import located
 from loomq.pipelines import spec as pipeline
 from loomq.pipelines.check import check_pipeline
 from loomq.pipelines.neighbours import Neighbours
@@ -18,6 +19,7 @@ from loomq.problems import Problem, suggest
 from loomq.queues import spec as router
 from loomq.registry import is_allowed, load_dotted
 from loomq.schedules import spec as schedule
+from loomq.tools.base import ToolProvider
 from loomq.workers import spec as worker
 from loomq.workers.base import ProcessingBackend
 from loomq.yaml_compose import EMPTY
@@ -165,6 +167,7 @@ class _Reader:
 
     def __init__(self, settings: Settings, imports: bool) -> None:
         self.allow = settings.import_allow
+        self.project = settings.project
         self.imports = imports
         self.problems: list[Problem] = []
         self.entries: dict[tuple[str, str], _Entry] = {}
@@ -229,6 +232,8 @@ class _Reader:
                 continue
             self.problems += _schema_problems(entry.document, entry.spec)
             self.problems += self._import_problems(entry.document, entry.spec)
+            if isinstance(entry.spec, worker.WorkerSpec):
+                self.problems += self._knowledge_problems(entry.document, entry.spec)
             if isinstance(entry.spec, router.RouterRules):
                 self.problems += self._override_problems(entry.document, entry.spec)
             elif isinstance(entry.spec, pipeline.PipelineSpec):
@@ -253,6 +258,27 @@ class _Reader:
             elif not _may_have(spec.input_schema, field_name.partition(".")[0]):
                 message = f"no payload has {spec.concurrency_key}: the input_schema does not allow it"
                 yield entry.document.problem("LQ117", message, ("concurrency_key",))
+
+    def _knowledge_problems(self, document: Document, spec: worker.WorkerSpec) -> Iterator[Problem]:
+        """Warn of what a worker needs to know and is not here; the machine that runs it may have it."""
+        needed = [
+            (("knowledge_sources", at, "path"), one.path)
+            for at, one in enumerate(spec.knowledge_sources)
+            if one.required
+        ]
+        needed += [
+            (("knowledge_silos", at, "path"), one.path)
+            for at, one in enumerate(spec.knowledge_silos)
+            if one.required and one.type == "folder" and one.permissions == "read"  # what it may write, it makes
+        ]
+        for place, path in needed:
+            try:
+                is_here = located(self.project, path).exists()
+            except OSError:
+                is_here = False
+            if not is_here:
+                hint = "paths are relative to the project; say required: false if tasks can do without"
+                yield document.problem("LQ133", f"{path} is not there", place, hint=hint, severity="warning")
 
     def _pipelines(self) -> dict[str, PipelineSpec | None]:
         found: dict[str, PipelineSpec | None] = dict.fromkeys(self.unread_pipelines)
@@ -340,7 +366,7 @@ def _dotted_names(spec: Spec) -> Iterator[tuple[KeyPath, str, type | None]]:
         if spec.processing_backend is not None:
             yield ("processing_backend",), spec.processing_backend, ProcessingBackend
         tools = [(index, silo) for index, silo in enumerate(spec.knowledge_silos) if silo.type == "tool"]
-        yield from ((("knowledge_silos", index, "provider"), silo.provider, None) for index, silo in tools)
+        yield from ((("knowledge_silos", index, "provider"), silo.provider, ToolProvider) for index, silo in tools)
     if isinstance(spec, schedule.ScheduleSpec):
         for index, each in enumerate(spec.schedules):
             if each.expand_from is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -71,6 +72,17 @@ def _is_far_larger(value: Any, limit_bytes: int) -> bool:
             else:
                 found.extend(one)
     return size > most
+
+
+def storable(value: Any) -> Any:
+    """Make a JSON value fit for ``jsonb``: no NUL and no lone surrogate in any text, no number that JSON has not."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {storable(key): storable(one) for key, one in value.items()}
+    return [storable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def storable_text(text: str) -> str:

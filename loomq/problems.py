@@ -29,6 +29,7 @@ EXPLANATIONS = {
     "LQ130": "A dotted name is outside the packages that YAML may import from.",
     "LQ131": "An allowed dotted name cannot be loaded, or is not what it should be.",
     "LQ132": "A contract is not a usable JSON Schema (Draft 2020-12, local references, linear patterns).",
+    "LQ133": "A file or folder of a worker's knowledge that is not there.",
     "LQ140": "A schedule that no clock understands.",
     "LQ201": "A worker_type that no worker file has.",
     "LQ202": "A path of a mapping or a for_each that is malformed.",

@@ -86,6 +86,8 @@ def _goal_lines(found: GoalAccount) -> Iterator[str]:
 
 
 def _stage_lines(found: StageAccount) -> Iterator[str]:
+    from loomq.cli.goal import answer_lines
+
     stage = found.stage
     yield f"goal       {found.goal_id} ({found.kind} {found.name})"
     yield f"stage      {stage.name}{f', item {found.item}' if found.item >= 0 else ''}"
@@ -102,6 +104,7 @@ def _stage_lines(found: StageAccount) -> Iterator[str]:
     yield from _attempt_lines(found)
     yield from _time_lines(found)
     yield from _value_lines("output", found.output)
+    yield from (f"note       {line}" for line in answer_lines(stage))
     yield from _cost_lines(found)
 
 

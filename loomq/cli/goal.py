@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from loomq.cli.output import console, duration, since, table
-from loomq.cli.spending import told_cost, told_repair
+from loomq.cli.spending import told_budget, told_change, told_cost, told_notes
 from loomq.cli.terminal import printable, shortened
 from loomq.redaction import redacted
 
@@ -118,6 +118,8 @@ def _links(view: GoalView) -> Iterator[str]:
         yield f"tokens      {told_tokens(view.tokens)}"
     if view.spent:
         yield f"cost        {told_cost(view.spent)}"
+    if view.budget:
+        yield f"budget      {told_budget(view.budget)}"
 
 
 def _notes(stage: StageView) -> Iterator[str]:
@@ -131,7 +133,7 @@ def _notes(stage: StageView) -> Iterator[str]:
     if stage.fallback:
         what = f"worker {stage.worker} on {stage.tier}" if stage.fallback == "worker" else "a value"
         yield f"{name}  failed; its fallback, {what}, took its place"
-    yield from (f"{name}  {line}" for line in _answer_notes(stage))
+    yield from (f"{name}  {line}" for line in answer_lines(stage))
     if stage.items:
         yield f"{name}  {stage.items.told}"
         for index, error in stage.items.failures:
@@ -149,17 +151,13 @@ def told_tokens(tokens: dict[str, int]) -> str:
     return f"{tokens.get('prompt_tokens', 0):,} + {tokens.get('completion_tokens', 0):,} tokens"
 
 
-def _answer_notes(stage: StageView) -> Iterator[str]:
+def answer_lines(stage: StageView) -> Iterator[str]:
     """Tell what is special about a model's answer, and what became of the changes that came with it."""
-    if "repair" in stage.notes:
-        yield told_repair(stage.notes["repair"])
-    for mode in stage.notes.get("degraded_modes", ()):
-        yield f"did without {printable(redacted(mode))}"
+    yield from (printable(redacted(line)) for line in told_notes(stage.notes))
     for update in stage.silo_updates:
         if update.state != "applied":
-            what = f"{update.asked.get('action')} {update.asked.get('filename')} in silo {update.asked.get('silo')}"
             why = f": {update.reason}" if update.reason else ""
-            yield printable(redacted(f"{what} {update.state}{why}"))
+            yield printable(redacted(f"{told_change(update.asked, update.state)}{why}"))
 
 
 def _time(when: datetime) -> str:

@@ -1,10 +1,12 @@
-"""What calls to language models have cost, in words."""
+"""What calls to language models have cost and what is special about their answers, in words."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from loomq.services.views import Spent
 
 _REPAIRS = {
@@ -40,6 +42,22 @@ def dollars(amount: float | None) -> str:
     return f"${amount:.4f}" if amount >= _CENT else f"${amount:.2g}" if amount >= _CENT / 100 else f"${amount:.7f}"
 
 
-def told_repair(repair: str) -> str:
-    """Tell what had to be done to read an answer."""
-    return _REPAIRS.get(repair, repair)
+def told_budget(budget: Mapping[str, Any]) -> str:
+    """Tell what a goal may spend."""
+    cost, tokens = budget.get("max_cost"), budget.get("max_tokens")
+    return ", ".join([*([dollars(cost)] if cost is not None else []), *([f"{tokens:,} tokens"] if tokens else [])])
+
+
+def told_notes(notes: Mapping[str, Any]) -> Iterator[str]:
+    """Tell what is special about an answer: how it was read, what was missing, who gave it."""
+    if "repair" in notes:
+        yield _REPAIRS.get(notes["repair"], notes["repair"])
+    yield from (f"did without {mode}" for mode in notes.get("degraded_modes", ()))
+    yield from (f"answered by {model}" for model in notes.get("stood_in", ()))
+
+
+def told_change(asked: Mapping[str, Any], state: str) -> str:
+    """Tell of a change of a silo that an answer asked for."""
+    if "silo_updates" in asked:  # not even a list of changes
+        return f"silo_updates {state}"
+    return f"{asked.get('action')} {asked.get('filename')} in silo {asked.get('silo')} {state}"

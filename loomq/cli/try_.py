@@ -126,15 +126,15 @@ def _print_turns(found: Trial) -> None:
 
 def _print_more(found: Trial) -> None:
     """Print what else is to be told of an answer, and what it cost."""
-    from loomq.cli.spending import dollars, told_repair
+    from loomq.cli.spending import dollars, told_change, told_notes
+    from loomq.cli.terminal import printable
+    from loomq.redaction import redacted
 
-    if "repair" in found.notes:
-        print(f"repaired  {told_repair(found.notes['repair'])}")
-    for mode in found.notes.get("degraded_modes", ()):
-        print(f"degraded  did without {mode}")
+    for line in told_notes(found.notes):
+        print(f"note      {printable(redacted(line))}")
     for update in found.silo_updates:
-        why = f"refused: {update['reason']}" if update["reason"] else "not made, since this is a trial"
-        _section("change", f"{update.get('action')} {update.get('filename')} in silo {update.get('silo')}; {why}", "")
+        state = f"refused: {update['reason']}" if update["reason"] else "not made, since this is a trial"
+        _section("change", told_change(update, state), "")
     if found.token_usage and found.prompt:
         used = found.token_usage
         print(f"used      {used['prompt_tokens']:,} + {used['completion_tokens']:,} tokens, cost {dollars(found.cost)}")

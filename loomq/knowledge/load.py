@@ -101,6 +101,16 @@ def located(project: Path, path: str) -> Path:
         raise FileNotFoundError(errno.ENOENT, str(error), path) from error
 
 
+def folder_of(project: Path, silo: FolderSilo) -> str:
+    """Give the one name of a silo's folder, however its path is written: relative to the project if it is within it."""
+    try:
+        where = located(project, silo.path)
+    except OSError:
+        return silo.path
+    top = project.resolve()
+    return where.relative_to(top).as_posix() if where.is_relative_to(top) else str(where)
+
+
 def is_text(ref: str) -> bool:
     """Say whether a file's suffix is one of those that silos hold."""
     return PurePosixPath(ref).suffix.lower() in SUFFIXES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from typing import Literal
 
 from loomq.config import Flag, Name, Size, Spec, Text
@@ -37,8 +36,3 @@ class FolderSilo(Spec):
     """How many files the silo may hold when the worker writes."""
     max_bytes: Size = MAX_FOLDER_BYTES
     """How many bytes it may hold when the worker writes; more cannot be loaded than 10 MiB."""
-
-    @property
-    def folder(self) -> str:
-        """What all who use the same folder of a project call it."""
-        return posixpath.normpath(self.path)

@@ -97,6 +97,7 @@ class LLMReply(_Frozen):
     Args:
         prompt_tokens: All that were sent, with those that the provider had cached.
         cached_tokens, cache_write_tokens: Those of them that it read from its cache, and that it put there.
+        provider, asked: Who was asked: the provider's code, and the model in our words.
         cost: What the call cost, in US dollars; ``None`` if nobody knows the price.
     """
 
@@ -110,6 +111,7 @@ class LLMReply(_Frozen):
     stop_reason: StopReason
     native: Native | None = None
     provider: str = ""
+    asked: str = ""
     cost: float | None = None
 
     def as_turn(self) -> LLMMessage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import math
@@ -46,7 +47,7 @@ class Wire(BaseModel):
 
 
 W = TypeVar("W", bound=Wire)
-Tokens = Annotated[int, Field(ge=0)]
+Tokens = Annotated[int, Field(ge=0, le=10**12)]
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     if found is None:
         found = _number(headers.get("retry-after"), 1.0)
     if found is None and (date := email.utils.parsedate_tz(headers.get("retry-after", ""))):
-        found = email.utils.mktime_tz(date) - time.time()
+        with contextlib.suppress(ValueError, OverflowError):  # a year that no calendar has
+            found = email.utils.mktime_tz(date) - time.time()
     return None if found is None else min(max(found, 0.0), LONGEST_RETRY_AFTER_S)
 
 

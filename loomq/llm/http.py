@@ -143,6 +143,7 @@ class _Lines:
     def __init__(self) -> None:
         self._idle: dict[str, list[httpx.AsyncHTTPTransport]] = {}
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def of(self, origin: str) -> AsyncIterator[httpx.AsyncHTTPTransport]:
@@ -152,14 +153,23 @@ class _Lines:
             line = idle.pop() if idle else _new_line()
             try:
                 yield line
-            finally:
-                if len(idle) < MAX_IDLE_CONNECTIONS:
-                    idle.append(line)
-                else:
-                    await line.aclose()
+            except BaseException:
+                self._leave(line)  # a call that was broken off may have left it in any state
+                raise
+            if len(idle) < MAX_IDLE_CONNECTIONS:
+                idle.append(line)
+            else:
+                await line.aclose()
+
+    def _leave(self, line: httpx.AsyncHTTPTransport) -> None:
+        """Close a connection beside what goes on, which may be the end of a cancelled task."""
+        closing = asyncio.get_running_loop().create_task(line.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def aclose(self) -> None:
         """Close those that are idle; nobody must use one any more."""
+        await asyncio.gather(*self._closing, return_exceptions=True)
         for lines in self._idle.values():
             while lines:
                 await lines.pop().aclose()

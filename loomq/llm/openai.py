@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from loomq.errors import LLMAnswerError, LLMError, LLMRefusedError
 from loomq.llm.base import LLMBackend, LLMReply, LLMRequest, StopReason, ToolCall
 from loomq.llm.endpoint import Endpoint, Tokens, Wire
 from loomq.llm.schemas import closed, is_strict
+from loomq.llm.tokens import estimated_tokens, request_tokens
 from loomq.redaction import excerpt
 
 if TYPE_CHECKING:
@@ -105,13 +106,13 @@ class OpenAIBackend(LLMBackend):
         """Ask the model; errors as in ``LLMBackend``."""
         body, path = self._body(request), "/chat/completions"
         if on_text is None:
-            return self._reply(await self._endpoint.post(path, body, _Completion, request.timeout_s))
+            return self._reply(await self._endpoint.post(path, body, _Completion, request.timeout_s), request)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         stream = _Stream(on_text)
         await self._endpoint.stream(path, body, stream.hear, request.timeout_s)
         if not stream.is_over:
             raise self._endpoint.broken_off()
-        return self._reply(self._endpoint.parsed(stream.completion(), _Completion))
+        return self._reply(self._endpoint.parsed(stream.completion(), _Completion), request)
 
     def _body(self, request: LLMRequest) -> dict[str, Any]:
         system = [{"role": "system", "content": request.system}] if request.system else []
@@ -130,11 +131,11 @@ class OpenAIBackend(LLMBackend):
             body["response_format"] = {"type": "json_schema", "json_schema": _format(request.output_schema)}
         return body
 
-    def _reply(self, found: _Completion) -> LLMReply:
+    def _reply(self, found: _Completion, request: LLMRequest) -> LLMReply:
         if len(found.choices) != 1:
             raise LLMAnswerError(f"{self.provider} gave {len(found.choices)} choices and not one")
         choice = found.choices[0]
-        usage = found.usage or _Usage(prompt_tokens=0, completion_tokens=0)  # some servers count nothing
+        usage = found.usage or _estimate(request, choice.message)  # some servers count nothing
         details = usage.prompt_tokens_details or _PromptDetails()
         try:
             stop = self._stop(found.model, choice)
@@ -178,16 +179,25 @@ def _format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": "output", "strict": False, "schema": schema}
 
 
+def _estimate(request: LLMRequest, message: _Message) -> _Usage:
+    said = [message.content or "", *(call.function.arguments for call in message.tool_calls or ())]
+    return _Usage(prompt_tokens=request_tokens(request), completion_tokens=sum(map(estimated_tokens, said)))
+
+
 def _tool_call(call: _ToolCall) -> ToolCall:
     """Read a call; what is wrong with its arguments the model is told, as it is told of any other wrong argument."""
     written = call.function.arguments
     try:
-        arguments = json.loads(written or "{}")
+        arguments = json.loads(written or "{}", parse_constant=_refuse)
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         return ToolCall(id=call.id, name=call.function.name, arguments={}, malformed=written)
     return ToolCall(id=call.id, name=call.function.name, arguments=arguments)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _turn(message: LLMMessage) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr
 
 from loomq.config import Seconds, Spec, Text, load_spec
 from loomq.errors import ConfigError
-from loomq.llm.pricing import PriceEntry
+from loomq.llm.pricing import PriceEntry, PriceTable
 from loomq.problems import EXPLANATIONS
 from loomq.redaction import know
 
@@ -87,6 +87,7 @@ class LLMSettings:
         """
         given = dict(os.environ if environment is None else environment)
         file = _file((home or Path.home()) / ".loomq" / "config.yaml")
+        PriceTable(file.prices)  # a name that can never match is told now, and not when a call has been paid for
         said = file.model_dump(exclude_none=True, exclude={"prices"})
         return cls(given, {name.upper(): f"{value}" for name, value in said.items()}, prices=file.prices)
 

@@ -257,6 +257,7 @@ class Executor:
                 done.output, what=f"the output of stage {stage.name}", limit_bytes=self._settings.max_inline_bytes
             )
         except InlineValueError as error:
+            done.reject()
             raise PipelineValidationError(error.message, stage=stage.name, hint=error.hint) from error
         shown = redacted_written(text) if self._settings.redact_outputs else text
         return (done if shown is text else replace(done, output=json.loads(shown))), shown

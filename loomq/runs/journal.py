@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loomq.errors import BudgetExceededError, DatabaseUnavailableError, LeaseLost
+from loomq.inline import storable
 from loomq.llm.base import LLMMessage, LLMReply
 from loomq.store import events
 from loomq.store import journal as store
@@ -55,10 +56,7 @@ class StageJournal:
         found = self._call(lambda: store.read(self._database, self._key))
         return Recalled(
             {(one["round"], one["request"]): LLMReply.model_validate(one["reply"]) for one in found.calls},
-            {
-                (one["round"], one["message"]["tool_call_id"]): LLMMessage.model_validate(one["message"])
-                for one in found.results
-            },
+            {(one["round"], one["call"]): LLMMessage.model_validate(one["message"]) for one in found.results},
             found.has_budget,
         )
 
@@ -91,18 +89,18 @@ class StageJournal:
             "state": "cached" if is_cached else "done",
             "cached_tokens": reply.cached_tokens,
             "took_ms": took_ms,
-            "reply": _storable(reply.model_dump(mode="json")) if is_usable else None,
+            "reply": storable(reply.model_dump(mode="json")) if is_usable else None,
         }
         self._held(lambda: store.keep_call(self._database, self._key, self._token, asked.id, json.dumps(said)))
 
-    def keep_result(self, at_round: int, message: LLMMessage, took_ms: int) -> None:
+    def keep_result(self, at_round: int, call: str, message: LLMMessage, took_ms: int) -> None:
         """Write down a tool's result.
 
         Raises:
             LeaseLost: The stage was taken back.
         """
-        said = json.dumps(_storable(message.model_dump(mode="json")))
-        self._held(lambda: store.keep_result(self._database, self._key, self._token, at_round, said, took_ms))
+        said = json.dumps(storable(message.model_dump(mode="json")))
+        self._held(lambda: store.keep_result(self._database, self._key, self._token, at_round, call, said, took_ms))
 
     def drop(self, from_round: int) -> None:
         """Forget the replies from a round on."""
@@ -115,14 +113,18 @@ class StageJournal:
 
     def cache(self, key: str, reply: LLMReply, ttl_s: float) -> None:
         """Keep an answer for others."""
-        said = json.dumps(_storable(reply.model_dump(mode="json")))
+        said = json.dumps(storable(reply.model_dump(mode="json")))
         self._call(lambda: store.cache(self._database, key, self._worker, said, ttl_s))
+
+    def uncache(self, key: str) -> None:
+        """Forget an answer that was kept for others."""
+        self._call(lambda: store.uncache(self._database, key))
 
     def tell(self, detail: dict[str, Any]) -> None:
         """Let those who watch the goal hear a piece of text."""
         try:
             with undisturbed():
-                events.tell(self._database, self._key, "stage_text", _storable(detail))
+                events.tell(self._database, self._key, "stage_text", storable(detail))
         except DatabaseUnavailableError as error:
             logger.debug("a piece of text is not told: %s", error.message)
 
@@ -137,7 +139,7 @@ class StageJournal:
             "worker": self._worker,
             "tier": self._tier,
             "provider": asked.provider,
-            "model": _storable(asked.model),
+            "model": storable(asked.model),
             "prompt_tokens": asked.prompt_tokens,
             "completion_tokens": asked.completion_tokens,
             "cost": asked.cost,
@@ -179,12 +181,3 @@ def _over_budget(found: dict[str, Any], asked: Asked, goal_id: str) -> BudgetExc
         f"the call was not made, or it might break the budget of {whose.removesuffix(',')}: {told}",
         hint=f"submit it with a higher {found['limit']}, or lower the worker's max_output_tokens",
     )
-
-
-def _storable(value: Any) -> Any:
-    """Make JSON fit for ``jsonb``: no NUL and no lone surrogate in any text."""
-    if isinstance(value, str):
-        return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {_storable(key): _storable(one) for key, one in value.items()}
-    return [_storable(one) for one in value] if isinstance(value, list | tuple) else value

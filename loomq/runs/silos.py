@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_S = 3600.0
 _AGE_S = 2.0  # whoever recorded the result is given so long to make them himself
 
 
@@ -33,7 +34,7 @@ class Silos:
         self._project = project
 
     def settle(self, folder: str) -> int:
-        """Make the changes that a folder waits for; what the disk refuses stays for later.
+        """Make the changes that a folder waits for; what the disk does not take now waits, for an hour at most.
 
         Returns:
             How many were made or refused.
@@ -49,6 +50,8 @@ class Silos:
                 count += 1
         except OSError as error:
             logger.warning("the changes of silo folder %s wait: %s", folder, error)
+            reason = f"the disk did not take it: {error.strerror or error}"
+            count += store.give_up(self._database, folder, reason, _PATIENCE_S)
         return count
 
     def _apply(self, silo: dict[str, Any], asked: dict[str, Any]) -> str | None:

@@ -228,6 +228,7 @@ class GoalAccount:
             "error": view.error,
             "tokens": view.tokens,
             "cost": cost_json(view.spent),
+            "budget": view.budget,
             "stages": [
                 {key: stages[name][key] for key in ("stage", "status", "items", "children")} | {"why": why}
                 for name, why in self.order.items()

@@ -24,17 +24,13 @@ class Costs:
 
     Args:
         by: One of ``GROUPS``.
-        rows: The thing's name, and what was spent on it: what cost most first, of days the newest.
+        rows: The thing's name, and what was spent on it, the first of them: what cost most, of days the newest.
+        total: Of all, those too that are not among the rows; ``None`` if nothing was spent.
     """
 
     by: str
     rows: tuple[tuple[str, Spent], ...]
-
-    @property
-    def total(self) -> Spent | None:
-        """All of them together; ``None`` if there is nothing."""
-        found = [spent for _, spent in self.rows]
-        return sum(found[1:], found[0]) if found else None
+    total: Spent | None
 
     def to_json(self) -> dict[str, Any]:
         """Describe them."""
@@ -56,4 +52,5 @@ def costs(loom: Loom, by: str, within: timedelta | None) -> Costs:
     Raises:
         DatabaseUnavailableError: Postgres does not answer.
     """
-    return Costs(by, tuple(spending.by(loom.database, by, within, _MOST)))
+    rows = tuple(spending.by(loom.database, by, within, _MOST))
+    return Costs(by, rows, spending.total(loom.database, within))

@@ -35,6 +35,12 @@ _MORE: dict[str, tuple[str, str, str, str]] = {
     ),
     "LQ131": ("a misspelt class, or an import that fails", "", "", "python -c 'import PACKAGE.MODULE'"),
     "LQ132": ("a misspelt type, or a pattern with look-around", "{type: int}", "{type: integer}", _VALIDATE),
+    "LQ133": (
+        "a path that is not relative to the project, or a file that only other machines have",
+        "{path: guide.md}",
+        "{path: knowledge/guide.md}",
+        "loomq try WORKER",
+    ),
     "LQ140": ("a cron line with the wrong number of fields", 'cron: "0 25 * * *"', 'cron: "0 1 * * *"', _VALIDATE),
     "LQ201": (
         "a misspelt worker, or its file is missing",

@@ -206,6 +206,7 @@ def _view(loom: Loom, row: Row[Any], plan: Plan, rows: Sequence[Row[Any]]) -> Go
         stages=stages,
         result=_result(loom, row, plan, stages),
         partial=row.state == "done" and row.error is not None,
+        budget=row.budget,
         links=Links(
             parent=(row.parent_goal, row.parent_stage, row.parent_item) if row.parent_goal else None,
             rerun_of=row.rerun_of,

@@ -179,7 +179,10 @@ class _SeenModels(LLMWorkers):
         try:
             self._trial.reply = super().converse(talk, request)
         finally:
-            self._trial.cost = talk.used.cost if talk.used.rounds else None
+            if (used := talk.used).rounds:
+                self._trial.cost = used.cost
+                tokens = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
+                self._trial.token_usage = tokens
         return self._trial.reply
 
     def run(

@@ -118,7 +118,8 @@ class StageView:
         waits: Why it waits though it is due: a limit, or a queue that nobody serves.
         spent: What calls to language models have cost in all attempts, like ``tokens`` with items and contained goals;
             ``None`` if none was made.
-        notes: What is to be told of its result: ``repair``, ``degraded_modes``, ``rounds``, ``from_cache``, ``reused``.
+        notes: What is to be told of its result: ``repair``, ``degraded_modes``, ``stood_in``, ``rounds``,
+            ``from_cache``, ``reused``.
         silo_updates: The changes of silos that came with its result, and what became of them.
     """
 
@@ -249,6 +250,7 @@ class GoalView:
             of a partial goal with ``_errors`` by stage.
         partial: Whether it completed without some stages, which failed.
         tokens: What it and the goals that it contains have used; read for its details only, like ``timing``.
+        budget: What it may spend on language models: ``max_cost``, ``max_tokens``, or either.
     """
 
     goal_id: UUID
@@ -267,6 +269,7 @@ class GoalView:
     links: Links = field(default_factory=Links)
     tokens: dict[str, int] | None = None
     timing: GoalTiming | None = None
+    budget: dict[str, Any] | None = None
 
     @property
     def spent(self) -> Spent | None:
@@ -291,6 +294,7 @@ class GoalView:
             "error": self.error,
             "tokens": self.tokens,
             "cost": cost_json(self.spent),
+            "budget": self.budget,
             "stages": [stage.to_json() for stage in self.stages],
             "timing": self.timing.to_json() if self.timing else None,
             "result": self.result,

@@ -21,7 +21,7 @@ class Recorded:
 
     Args:
         calls: ``{round, request, reply}`` of each, the oldest first.
-        results: ``{round, message}`` of each tool's.
+        results: ``{round, call, message}`` of each tool's.
         has_budget: Whether its goal, or one that it is the work of, has a budget.
     """
 
@@ -72,11 +72,17 @@ def keep_call(database: Database, key: StageKey, token: UUID, call_id: UUID, cal
     return bool(rows[0][0])
 
 
-def keep_result(database: Database, key: StageKey, token: UUID, at_round: int, message: str, took_ms: int) -> bool:
-    """Write down a tool's result, as JSON; False if the stage is no longer this token's."""
+def keep_result(
+    database: Database, key: StageKey, token: UUID, at_round: int, call: str, message: str, took_ms: int
+) -> bool:
+    """Write down a tool's result, as JSON; False if the stage is no longer this token's.
+
+    Args:
+        call: What makes the call this one and no other.
+    """
     rows = database.call(
-        f"SELECT loomq_keep_result({_HELD}, %(round)s, %(message)s, %(ms)s)",
-        {**key.parameters(), "token": token, "round": at_round, "message": message, "ms": took_ms},
+        f"SELECT loomq_keep_result({_HELD}, %(round)s, %(call)s, %(message)s, %(ms)s)",
+        {**key.parameters(), "token": token, "round": at_round, "call": call, "message": message, "ms": took_ms},
     )
     return bool(rows[0][0])
 

@@ -45,7 +45,7 @@ tool_results = Table(
     Column("stage", Text, primary_key=True),
     Column("item", Integer, primary_key=True, autoincrement=False),
     Column("round", Integer, primary_key=True, autoincrement=False),
-    Column("call_id", Text, primary_key=True),
+    Column("call", Text, primary_key=True),
     Column("message", JSONB, nullable=False),
     Column("took_ms", Integer, nullable=False),
     _time("at", nullable=False),

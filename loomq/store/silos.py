@@ -66,6 +66,18 @@ def apply_next(database: Database, folder: str, apply: Callable[[dict[str, Any],
     return True
 
 
+def give_up(database: Database, folder: str, reason: str, after_s: float) -> bool:
+    """Refuse a folder's oldest pending change if it has waited for too long; False if it has not."""
+    rows = database.call(
+        "UPDATE silo_updates SET state = 'refused', reason = %(reason)s, ended_at = clock_timestamp()"
+        " WHERE state = 'pending' AND at < clock_timestamp() - make_interval(secs => %(after)s)"
+        " AND (goal_id, stage, item, nth) = (SELECT goal_id, stage, item, nth FROM silo_updates"
+        " WHERE folder = %(folder)s AND state = 'pending' ORDER BY seq LIMIT 1) RETURNING 1",
+        {"folder": folder, "reason": reason, "after": after_s},
+    )
+    return bool(rows)
+
+
 def has_pending(database: Database, folder: str) -> bool:
     """Say whether a folder has changes that wait."""
     rows = database.call(

@@ -101,3 +101,13 @@ def by(database: Database, group: str, within: timedelta | None, limit: int) -> 
         {"within": within, "limit": limit},
     )
     return [(name, Spent(*sums)) for name, *sums in rows]
+
+
+def total(database: Database, within: timedelta | None) -> Spent | None:
+    """Add up all spending, within a time as for ``by``; ``None`` if there was none."""
+    rows = database.call(
+        f"SELECT {_SUMS} FROM llm_calls"  # noqa: S608
+        " WHERE %(within)s::interval IS NULL OR at > clock_timestamp() - %(within)s::interval HAVING count(*) > 0",
+        {"within": within},
+    )
+    return Spent(*rows[0]) if rows else None

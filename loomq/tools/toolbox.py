@@ -107,9 +107,9 @@ class Toolbox:
         """
         try:
             text = await self._result(call, timeout_s, CallContext(idempotency_key, self._worker))
-        except LoomqSignal:
+        except (LoomqSignal, asyncio.CancelledError):
             raise
-        except Exception as error:  # noqa: BLE001  (whatever a tool raises the model is told)
+        except BaseException as error:  # noqa: BLE001  (whatever a tool raises, sys.exit() too, the model is told)
             return _answer(call, json.dumps({"error": _told(error)}, ensure_ascii=False), is_error=True)
         return _answer(call, text)
 
@@ -137,7 +137,7 @@ class _RefusedCallError(Exception):
     """A call that was not made, or not to its end; its text is for the model."""
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     if isinstance(error, LoomqError | _RefusedCallError):
         text = str(getattr(error, "message", None) or error)
     else:

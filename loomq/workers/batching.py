@@ -31,10 +31,10 @@ class UnusableBatchError(Exception):
     """A batch was answered with something else than an answer for each; each has to ask by itself.
 
     Args:
-        share: What one part of it cost.
+        share: What one part of it cost; ``None`` if it cost nothing that is known.
     """
 
-    def __init__(self, share: LLMReply) -> None:
+    def __init__(self, share: LLMReply | None) -> None:
         super().__init__("the answer to a batch cannot be used")
         self.share = share
 
@@ -69,7 +69,7 @@ class Batcher:
             timeout_s: How long to wait for whoever makes the call.
 
         Raises:
-            UnusableBatchError: The answer has not one object for each.
+            UnusableBatchError: The answer has not one object for each, or there was a fault that no wait mends.
             SoftDeadline: The time was up.
             Exception: Whatever ``call`` raised, for everyone of the group.
         """
@@ -109,7 +109,7 @@ class Batcher:
             reply = call(joined(group.requests))
         except BaseException as error:  # noqa: BLE001  (nobody of the group must wait for ever)
             for number, future in enumerate(group.replies):
-                future.set_exception(_share_of_fault(error, number, count))
+                future.set_exception(_fault(error, number, count))
             return
         answers = answers_in(reply, count)
         for number, future in enumerate(group.replies):
@@ -125,9 +125,12 @@ def joined(requests: list[LLMRequest]) -> LLMRequest:
     """Make one request of several that differ in their payload only."""
     first, count = requests[0], len(requests)
     inputs = [json.loads(request.messages[0].content) for request in requests]
+    single = dict(first.output_schema or {})
+    shared = {"$defs": single.pop("$defs")} if "$defs" in single else {}
     schema = first.output_schema and {
+        **shared,
         "type": "object",
-        "properties": {RESULTS: {"type": "array", "items": first.output_schema}},
+        "properties": {RESULTS: {"type": "array", "items": single}},
         "required": [RESULTS],
         "additionalProperties": False,
     }
@@ -154,13 +157,21 @@ def answers_in(reply: LLMReply, count: int) -> list[dict[str, Any]] | None:
     return found
 
 
-def _share_of_fault(error: BaseException, number: int, count: int) -> BaseException:
-    """Give everyone an error of their own, with their part of what it cost."""
-    found = copy.copy(error)
-    if isinstance(found, LLMError) and found.tokens is not None:
-        prompt, answer = found.tokens
-        found.tokens = (_part(prompt, number, count), _part(answer, number, count))
-    return found
+def _fault(error: BaseException, number: int, count: int) -> BaseException:
+    """Give everyone an error of their own: what no wait mends may be due to one of them, so each asks alone then."""
+    if count == 1 or not isinstance(error, LLMError) or error.retryable:
+        return copy.copy(error)
+    if error.tokens is None:
+        return UnusableBatchError(None)
+    prompt, answer = error.tokens
+    share = LLMReply(
+        content="",
+        model="",
+        prompt_tokens=_part(prompt, number, count),
+        completion_tokens=_part(answer, number, count),
+        stop_reason=StopReason.END_TURN,
+    )
+    return UnusableBatchError(share)
 
 
 def _part(tokens: int, number: int, count: int) -> int:

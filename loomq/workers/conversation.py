@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,28 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 from loomq.errors import LLMAnswerError, LLMError, SoftDeadline
 from loomq.ids import uuid7
-from loomq.llm.base import LLMReply, StopReason
+from loomq.inline import storable
+from loomq.llm.base import LLMMessage, LLMReply, StopReason
+from loomq.llm.tokens import BYTES_A_TOKEN, request_tokens
 from loomq.redaction import redacted, redacted_content, redacted_json
+from loomq.workers.accounting import Account
 from loomq.workers.journal import Asked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from uuid import UUID
 
     from loomq.llm.asking import Asker
-    from loomq.llm.base import LLMBackend, LLMMessage, LLMRequest, TextListener, ToolCall
+    from loomq.llm.base import LLMRequest, TextListener, ToolCall
     from loomq.tools.toolbox import Toolbox
     from loomq.workers.journal import Journal, Recalled
     from loomq.workers.loop import EventLoop
 
 MAX_TOOL_ROUNDS = 10
-# English takes some 4 bytes a token, JSON and other scripts about 3: better to count too many.
-BYTES_A_TOKEN = 3
 _TELL_EVERY_S = 0.5
 _GRACE_S = 5.0
 _FREE = {"cost": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "cache_write_tokens": 0}
-# What a provider may charge though it gave no answer that can be used.
-_MAY_BE_CHARGED = {"timeout", "connection", "malformed"}
+_KEY_BEGINS, _KEY_ENDS = "-----BEGIN", "-----END"
+_LARGE = 1e15  # from where on numbers may be written with an exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,6 @@ class Terms:
     Args:
         tier: Whose model.
         until: When its time is up, on the monotonic clock.
-        call_timeout_s: How long one call may take, if that is less than what is left.
         tool_timeout_s: How long one tool may take.
         max_input_tokens: The longest prompt, in estimated tokens.
         streams: Whether those who watch the goal hear the text while it is written.
@@ -55,7 +53,6 @@ class Terms:
     tier: str
     worker: str
     until: float
-    call_timeout_s: float | None = None
     tool_timeout_s: float = 30.0
     max_input_tokens: int | None = None
     streams: bool = False
@@ -107,6 +104,7 @@ class Conversation:
     Args:
         ask: Makes one call, if not the asker by itself (a batch).
         turns: The conversation as it went, for whoever looks at it.
+        stood_in: The models that answered in place of the tier's own, with what that one failed with.
     """
 
     asker: Asker
@@ -117,9 +115,12 @@ class Conversation:
     ask: Callable[[LLMRequest, Account], LLMReply] | None = None
     used: Used = field(default_factory=Used)
     turns: list[LLMMessage] = field(default_factory=list)
+    stood_in: dict[str, str] = field(default_factory=dict)
     _recalled: Recalled | None = None
     _fresh: list[tuple[str, LLMReply]] = field(default_factory=list)
+    _cached: list[str] = field(default_factory=list)
     _last: int = 0
+    _asked_for: str = ""
 
     def run(self, request: LLMRequest) -> LLMReply:
         """Hold the conversation to its end.
@@ -136,6 +137,8 @@ class Conversation:
             asked = request.model_copy(update={"may_call_tools": may_call or not request.tools})
             reply = self._reply(self._last, asked)
             self.used.add(reply)
+            if reply.asked and not self._is_own(reply):
+                self.stood_in.setdefault(reply.asked, reply.asked)
             if reply.stop_reason == StopReason.PAUSE_TURN:
                 turns: tuple[LLMMessage, ...] = (reply.as_turn(),)
             elif reply.tool_calls and may_call and reply.stop_reason != StopReason.MAX_TOKENS:
@@ -144,6 +147,7 @@ class Conversation:
                 return self._ended(reply, request)
             self.turns += turns
             request = request.model_copy(update={"messages": (*request.messages, *turns)})
+        self.reject()
         raise LLMError(
             f"{reply.model} did not come to an end within {MAX_TOOL_ROUNDS} rounds",
             hint="ask for less in system_prompt",
@@ -152,12 +156,12 @@ class Conversation:
     def _ended(self, reply: LLMReply, request: LLMRequest) -> LLMReply:
         if not reply.tool_calls or reply.stop_reason == StopReason.MAX_TOKENS:
             return reply
+        self.reject()
         if request.tools:
             raise LLMError(
                 f"{reply.model} still asked for tools after {MAX_TOOL_ROUNDS} rounds of them",
                 hint="ask for less in system_prompt, or let the tools give more at once",
             )
-        self.reject()
         raise LLMAnswerError(f"{reply.model} asked for a tool, and worker {self.terms.worker} has none")
 
     def accept(self) -> None:
@@ -169,13 +173,15 @@ class Conversation:
     def reject(self) -> None:
         """Forget the last round, since its answer was no good: the next attempt shall ask anew."""
         self.journal.drop(self._last)
+        for key in self._cached:
+            self.journal.uncache(key)
 
     # One round
 
     def _reply(self, at: int, request: LLMRequest) -> LLMReply:
         """Give the reply of a round: as it is written down, from the cache, or from the model."""
         self._check_length(request)
-        digest = request_hash(request)
+        digest = self._asked_for = request_hash(request)
         assert self._recalled is not None
         if found := self._recalled.replies.get((at, digest)):
             self.used.reused += 1
@@ -183,25 +189,34 @@ class Conversation:
         key = self._cache_key(digest)
         if key is not None and (found := self.journal.cached(key)):
             self.used.from_cache += 1
+            self._cached.append(key)
             free = found.model_copy(update=_FREE)
             asked = Asked(uuid7(), at, digest, found.provider, found.model, 0, 0, 0.0)
             self.journal.keep_reply(asked, free, is_usable=True, is_cached=True, took_ms=0)
             return free
-        account = Account(self, at, digest, request, has_budget=self._recalled.has_budget)
+        has_budget, tiers = self._recalled.has_budget, self.asker.tiers
+        account = Account(self.journal, self.loop, tiers, at, digest, request, has_budget=has_budget)
         reply = self._asked(request, account)
-        if key is not None:
+        if not self._is_own(reply):
+            self.stood_in[reply.asked] = f"{reply.asked}, since {account.fault}"
+        elif key is not None:
             self._fresh.append((key, reply))
         return reply
 
+    def _is_own(self, reply: LLMReply) -> bool:
+        """Say whether the tier's own model gave a reply, and none that stood in."""
+        backend = self.asker.tiers.backend(self.terms.tier)
+        return (reply.provider, reply.asked) == (backend.code, backend.model)
+
     def _asked(self, request: LLMRequest, account: Account) -> LLMReply:
-        left_s, own_s = self.terms.left_s, self.terms.call_timeout_s
         # The task's own end is for the loop to tell, as what it is.
-        timeout_s = own_s if own_s is not None and own_s < left_s else left_s + _GRACE_S
-        request = request.model_copy(update={"timeout_s": timeout_s})
+        request = request.model_copy(update={"timeout_s": self.terms.left_s + _GRACE_S})
         begun = time.monotonic()
         reply = (self.ask or self.ask_alone)(request, account)
-        if self.terms.redacts:
-            reply = _without_secrets(reply)
+        # As it is written down, so that whoever reads it there goes on with the same.
+        reply = LLMReply.model_validate(
+            storable((_without_secrets(reply) if self.terms.redacts else reply).model_dump())
+        )
         account.keep(reply, round((time.monotonic() - begun) * 1000))
         return reply
 
@@ -215,18 +230,20 @@ class Conversation:
 
     @asynccontextmanager
     async def _telling(self, at: int) -> AsyncIterator[TextListener | None]:
-        """Tell the text while it is written, some pieces at a time, in whole words: a key has no spaces."""
+        """Tell the text while it is written, some pieces at a time; secrets are looked for in all that came so far."""
         if not self.terms.streams:
             yield None
             return
         pieces: list[str] = []
+        told = ""
 
         async def tell(*, all_of_it: bool) -> None:
-            text = "".join(pieces)
-            end = len(text) if all_of_it else text.rfind(" ") + 1
-            pieces[:] = [text[end:]]
-            if end:
-                await asyncio.to_thread(self.journal.tell, {"round": at, "text": redacted(text[:end])})
+            nonlocal told
+            shown = redacted("".join(pieces) if all_of_it else _settled("".join(pieces)))
+            begun = next((at for at, (old, new) in enumerate(zip(told, shown, strict=False)) if old != new), len(told))
+            if shown[begun:]:
+                detail, told = {"round": at, "text": shown[begun:]}, shown
+                await self.loop.aside(lambda: self.journal.tell(detail))
 
         async def tell_on() -> None:
             while True:
@@ -258,14 +275,15 @@ class Conversation:
 
     async def _result(self, at: int, call: ToolCall) -> LLMMessage:
         assert self._recalled is not None
-        if found := self._recalled.results.get((at, call.id)):
+        which = _digest([self._asked_for, call.model_dump()])
+        if found := self._recalled.results.get((at, which)):
             return found
-        begun, key = time.monotonic(), self.journal.key(at, call.id)
+        begun, key = time.monotonic(), self.journal.key(at, which)
         message = await self.toolbox.call(call, timeout_s=self.terms.tool_timeout_s, idempotency_key=key)
-        if self.terms.redacts:
-            message = message.model_copy(update={"content": redacted_content(message.content)})
+        content = redacted_content(message.content) if self.terms.redacts else message.content
+        message = LLMMessage.model_validate(storable(message.model_copy(update={"content": content}).model_dump()))
         took_ms = round((time.monotonic() - begun) * 1000)
-        await asyncio.to_thread(self.journal.keep_result, at, message, took_ms)
+        await self.loop.aside(lambda: self.journal.keep_result(at, which, message, took_ms))
         return message
 
     def _cache_key(self, digest: str) -> str | None:
@@ -286,88 +304,29 @@ class Conversation:
             )
 
 
-class Account:
-    """The account of one round: what is put aside for each model that is asked, and what it came to.
-
-    Args:
-        has_budget: Whether anything has to be put aside.
-    """
-
-    def __init__(
-        self, conversation: Conversation, at_round: int, digest: str, request: LLMRequest, *, has_budget: bool
-    ) -> None:
-        self.round = at_round
-        self._conversation = conversation
-        self._digest = digest
-        self._most = (request_tokens(request), request.max_output_tokens)
-        self._has_budget = has_budget
-        self._id: UUID = uuid7()
-
-    @property
-    def _journal(self) -> Journal:
-        return self._conversation.journal
-
-    async def asking(self, backend: LLMBackend) -> None:
-        """Put aside what a call to this model may cost at most."""
-        self._id = uuid7()
-        if self._has_budget:
-            prompt, answer = self._most
-            cost = self._conversation.asker.tiers.most(backend, prompt, answer)
-            asked = self._asked(backend.code, backend.model, prompt, answer, cost)
-            await asyncio.to_thread(self._journal.reserve, asked)
-
-    async def failed(self, backend: LLMBackend, error: LLMError) -> None:
-        """Write down what a call cost that gave nothing, or give back what was put aside for it."""
-        if error.tokens is not None:
-            await asyncio.to_thread(self.waste, backend, *error.tokens)
-        elif self._has_budget and error.kind not in _MAY_BE_CHARGED:
-            await asyncio.to_thread(self._journal.unreserve, self._id)
-
-    def waste(self, backend: LLMBackend, prompt_tokens: int, completion_tokens: int, cost: float | None = None) -> None:
-        """Write down a call that was charged and is of no use."""
-        if cost is None:
-            cost = self._conversation.asker.tiers.most(backend, prompt_tokens, completion_tokens)
-        reply = LLMReply(
-            content="",
-            model=backend.model,
-            provider=backend.code,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            stop_reason=StopReason.END_TURN,
-            cost=cost,
-        )
-        self.keep(reply, 0, is_usable=False)
-        self._id = uuid7()
-
-    def keep(self, reply: LLMReply, took_ms: int, *, is_usable: bool = True) -> None:
-        """Write down what the round came to."""
-        asked = self._asked(reply.provider, reply.model, reply.prompt_tokens, reply.completion_tokens, reply.cost)
-        self._journal.keep_reply(asked, reply, is_usable=is_usable, is_cached=False, took_ms=took_ms)
-
-    def _asked(self, provider: str, model: str, prompt: int, answer: int, cost: float | None) -> Asked:
-        return Asked(self._id, self.round, self._digest, provider, model, prompt, answer, cost)
-
-
 def request_hash(request: LLMRequest) -> str:
     """Give the hash of what is asked, whoever is asked and however long that may take."""
     return _digest(request.model_dump(mode="json", exclude={"timeout_s"}))
 
 
-def request_tokens(request: LLMRequest) -> int:
-    """Estimate how many tokens a prompt has, with the tools that it offers."""
-    texts = [request.system, *(message.content for message in request.messages)]
-    calls = [call.model_dump_json() for message in request.messages for call in message.tool_calls]
-    tools = [tool.model_dump_json() for tool in request.tools]
-    return sum(map(estimated_tokens, [*texts, *calls, *tools]))
+def _settled(text: str) -> str:
+    """Give what can be told of a text that goes on: whole words, and nothing of a key that has not ended."""
+    end = text.rfind(" ") + 1
+    key = text.rfind(_KEY_BEGINS)
+    return text[: min(end, key) if key >= 0 and _KEY_ENDS not in text[key:] else end]
 
 
-def estimated_tokens(text: str) -> int:
-    """Count a text's tokens without its model's tokenizer, rather too many than too few."""
-    return math.ceil(len(text.encode("utf-8", "replace")) / BYTES_A_TOKEN)
+def _plain(value: Any) -> Any:
+    """Write large numbers as ``jsonb`` gives them back: as whole ones."""
+    if isinstance(value, float):
+        return int(value) if abs(value) >= _LARGE and value.is_integer() else value
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _digest(value: Any) -> str:
-    written = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    written = json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -375,7 +334,17 @@ def _without_secrets(reply: LLMReply) -> LLMReply:
     """Hide secrets in what a model says; the provider's own blocks, which must come back unchanged, or not at all."""
     calls, native = reply.tool_calls, reply.native
     if calls:
-        calls = tuple(call.model_copy(update={"arguments": redacted_json(call.arguments)}) for call in calls)
+        calls = tuple(_call_without_secrets(call) for call in calls)
     if native is not None and redacted_json(list(native.blocks)) != list(native.blocks):
         native = None
     return reply.model_copy(update={"content": redacted_content(reply.content), "tool_calls": calls, "native": native})
+
+
+def _call_without_secrets(call: ToolCall) -> ToolCall:
+    written = call.malformed
+    return call.model_copy(
+        update={
+            "arguments": redacted_json(call.arguments),
+            "malformed": written if written is None else redacted_content(written),
+        }
+    )

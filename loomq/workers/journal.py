@@ -40,7 +40,7 @@ class Recalled:
 
     Args:
         replies: By round and hash of the request.
-        results: Tools' results by round and id of the call.
+        results: Tools' results by round and what makes a call that one.
         has_budget: Whether calls have to be allowed one by one.
     """
 
@@ -80,8 +80,11 @@ class Journal(Protocol):
             LeaseLost: The task is somebody else's by now; what it cost is written down.
         """
 
-    def keep_result(self, at_round: int, message: LLMMessage, took_ms: int) -> None:
+    def keep_result(self, at_round: int, call: str, message: LLMMessage, took_ms: int) -> None:
         """Write down a tool's result.
+
+        Args:
+            call: What makes it that call and no other.
 
         Raises:
             LeaseLost: The task is somebody else's by now.
@@ -95,6 +98,9 @@ class Journal(Protocol):
 
     def cache(self, key: str, reply: LLMReply, ttl_s: float) -> None:
         """Keep an answer for others."""
+
+    def uncache(self, key: str) -> None:
+        """Forget an answer that was kept for others, since it was no good here."""
 
     def tell(self, detail: dict[str, Any]) -> None:
         """Let those who watch the goal hear a piece of text; it may be lost."""
@@ -123,7 +129,7 @@ class NullJournal:
     def keep_reply(self, asked: Asked, reply: LLMReply, *, is_usable: bool, is_cached: bool, took_ms: int) -> None:
         """Forget it."""
 
-    def keep_result(self, at_round: int, message: LLMMessage, took_ms: int) -> None:
+    def keep_result(self, at_round: int, call: str, message: LLMMessage, took_ms: int) -> None:
         """Forget it."""
 
     def drop(self, from_round: int) -> None:
@@ -135,6 +141,9 @@ class NullJournal:
 
     def cache(self, key: str, reply: LLMReply, ttl_s: float) -> None:
         """Forget it."""
+
+    def uncache(self, key: str) -> None:
+        """Do nothing."""
 
     def tell(self, detail: dict[str, Any]) -> None:
         """Say nothing."""

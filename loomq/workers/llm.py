@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loomq.errors import LLMAnswerError, LLMError, LLMUnavailableError, SoftDeadline
+from loomq.llm.tokens import request_tokens
 from loomq.workers.batching import Batcher, UnusableBatchError
 from loomq.workers.journal import NullJournal
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from loomq.llm.base import LLMReply, LLMRequest
     from loomq.llm.parsing import Parsed
     from loomq.tools.toolbox import Toolboxes
-    from loomq.workers.conversation import Account, Conversation
+    from loomq.workers.accounting import Account
+    from loomq.workers.conversation import Conversation
     from loomq.workers.journal import Journal
     from loomq.workers.loop import EventLoop
     from loomq.workers.spec import WorkerSpec
@@ -95,10 +97,11 @@ class LLMWorkers:
             LeaseLost: The task was taken back meanwhile.
             SoftDeadline: The time was up.
         """
+        from loomq.knowledge.load import folder_of
         from loomq.workers.prompt import UPDATES, knowledge_of, request_of
 
         until, journal = time.monotonic() + timeout_s, journal or NullJournal()
-        knowledge = knowledge_of(spec, self._project, lambda silo: journal.settle(silo.folder))
+        knowledge = knowledge_of(spec, self._project, lambda silo: journal.settle(folder_of(self._project, silo)))
         toolbox, missing = self._toolboxes.of(spec.name, spec.tools)
         talk = self._conversation(spec, tier, until, toolbox, journal)
         request = request_of(spec, payload, timeout_s, knowledge, toolbox.definitions)
@@ -109,10 +112,11 @@ class LLMWorkers:
             talk.reject()
             raise
         used, output = talk.used, dict(parsed.value)
-        updates = _updates(output.pop(UPDATES), spec) if spec.folders and UPDATES in output else []
+        updates = self._updates(output.pop(UPDATES), spec) if spec.folders and UPDATES in output else []
         notes = {
             "repair": parsed.repair,
             "degraded_modes": [*knowledge.degraded, *missing],
+            "stood_in": list(talk.stood_in.values()),
             "rounds": used.rounds if used.rounds > 1 else None,
             "from_cache": used.from_cache,
             "reused": used.reused,
@@ -131,9 +135,23 @@ class LLMWorkers:
         """Hold a conversation; errors as in ``run``."""
         return talk.run(request)
 
+    def _updates(self, asked: Any, spec: WorkerSpec) -> list[dict[str, Any]]:
+        """Read the changes that an answer asks for, as they are written down with the result."""
+        from loomq.knowledge.updates import read_updates
+
+        silos = {silo.name: silo for silo in spec.folders}
+        updates, refused = read_updates(asked, silos)
+        return [*(self._row(silos[one.silo], one) for one in updates), *map(_refusal, refused)]
+
+    def _row(self, silo: FolderSilo, update: Update) -> dict[str, Any]:
+        from loomq.knowledge.load import folder_of
+
+        said = {"silo": update.silo, "action": update.action, "filename": update.filename, "content": update.content}
+        where = {"folder": folder_of(self._project, silo), "host": socket.gethostname()}
+        return {**where, "silo": silo.model_dump(mode="json"), "asked": said, "reason": None}
+
     def most_tokens(self, spec: WorkerSpec, payload: dict[str, Any]) -> int:
         """Estimate how many tokens a task's first round may use: its prompt's, and all that it may answer."""
-        from loomq.workers.conversation import request_tokens
         from loomq.workers.prompt import request_of
 
         return request_tokens(request_of(spec, payload, 1.0)) + spec.max_output_tokens
@@ -145,7 +163,6 @@ class LLMWorkers:
             tier=tier,
             worker=spec.name,
             until=until,
-            call_timeout_s=self._asker.tiers.timeout_s(tier),
             tool_timeout_s=spec.tool_timeout_seconds,
             max_input_tokens=spec.max_input_tokens,
             streams=spec.stream,
@@ -164,13 +181,20 @@ class LLMWorkers:
         self._loop.run(account.asking(backend), talk.terms.left_s)
 
         def call(joint: LLMRequest) -> LLMReply:
-            return self._loop.run(self._asker.ask(joint, talk.terms.tier), talk.terms.left_s)
+            if talk.terms.max_input_tokens is not None and request_tokens(joint) > talk.terms.max_input_tokens:
+                raise LLMError("the inputs are too long together", kind="context_overflow")
+            # Models that stand in are each task's own affair, and on its own account.
+            return self._loop.run(self._asker.ask(joint, talk.terms.tier, stand_ins=False), talk.terms.left_s)
 
         try:
             return self._batcher.ask(spec.batch, talk.terms.tier, request, call, talk.terms.left_s)
         except UnusableBatchError as error:
             share = error.share
-            account.waste(backend, share.prompt_tokens, share.completion_tokens, share.cost)
+            if share is not None:
+                account.waste(backend, share.prompt_tokens, share.completion_tokens, share.cost)
+            else:
+                fault = LLMError("the batch was not taken")
+                self._loop.run(account.failed(backend, fault), talk.terms.left_s)
         except SoftDeadline:  # of whoever made the call, if there is time left here
             self._loop.run(account.failed(backend, LLMUnavailableError("the batch", kind="timeout")), talk.terms.left_s)
         except LLMError as error:
@@ -198,21 +222,6 @@ def output_of(spec: WorkerSpec, reply: LLMReply) -> Parsed:
     if reply.stop_reason == StopReason.TOOL_USE:
         raise LLMAnswerError(f"{reply.model} stopped for a tool and asked for none")
     return parse_object(reply.content)
-
-
-def _updates(asked: Any, spec: WorkerSpec) -> list[dict[str, Any]]:
-    """Read the changes that an answer asks for, as they are written down with the result."""
-    from loomq.knowledge.updates import read_updates
-
-    silos = {silo.name: silo for silo in spec.folders}
-    updates, refused = read_updates(asked, silos)
-    return [*(_row(silos[one.silo], one) for one in updates), *map(_refusal, refused)]
-
-
-def _row(silo: FolderSilo, update: Update) -> dict[str, Any]:
-    said = {"silo": update.silo, "action": update.action, "filename": update.filename, "content": update.content}
-    where = {"folder": silo.folder, "host": socket.gethostname()}
-    return {**where, "silo": silo.model_dump(mode="json"), "asked": said, "reason": None}
 
 
 def _refusal(refused: Refused) -> dict[str, Any]:

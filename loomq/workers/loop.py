@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loomq.errors import SoftDeadline
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 
-_MAX_THREADS = 128  # for tools that block and for the journal of a hundred tasks; made when they are needed
+_MAX_THREADS = 128  # for tools that block; made when they are needed
+_MAX_CLERKS = 32
 _PATIENCE_S = 2.0  # for a cancelled coroutine to give way
 
 
@@ -28,7 +29,13 @@ class EventLoop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._clerks: concurrent.futures.Executor | None = None
         self._pid = 0
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Do something short that blocks, a database call, in a thread that no tool can keep busy; to be awaited."""
+        return await asyncio.get_running_loop().run_in_executor(self._clerks, work)
 
     def run(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """Run a coroutine to its end and give its result.
@@ -59,13 +66,18 @@ class EventLoop:
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None or self._pid != os.getpid():
+            is_alive = self._thread is not None and self._thread.is_alive()
+            if self._loop is None or self._pid != os.getpid() or not is_alive:
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                self._loop.set_default_executor(
-                    concurrent.futures.ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="loomq-aside")
-                )
-                threading.Thread(target=self._loop.run_forever, name="loomq-loop", daemon=True).start()
+                self._loop.set_default_executor(_threads("loomq-aside", _MAX_THREADS))
+                self._clerks = _threads("loomq-clerk", _MAX_CLERKS)
+                self._thread = threading.Thread(target=self._loop.run_forever, name="loomq-loop", daemon=True)
+                self._thread.start()
             return self._loop
+
+
+def _threads(name: str, most: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(most, thread_name_prefix=name)
 
 
 async def _within(work: Coroutine[Any, Any, T], timeout_s: float) -> T:

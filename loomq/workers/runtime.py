@@ -53,6 +53,7 @@ class Done:
     Args:
         notes: What is to be told of it besides, for people.
         updates: The changes of silos that come with it, as the store keeps them.
+        reject: To be called if it cannot be kept after all.
     """
 
     output: dict[str, Any]
@@ -61,6 +62,7 @@ class Done:
     processing_time_ms: int
     notes: dict[str, Any] = field(default_factory=dict)
     updates: list[dict[str, Any]] = field(default_factory=list)
+    reject: Callable[[], None] = lambda: None
 
 
 class WorkerRuntime:
@@ -152,7 +154,9 @@ class WorkerRuntime:
             found.reject()
             raise
         found.accept()
-        return Done(found.output, found.model_used, found.token_usage, spent_ms, found.notes, found.updates)
+        return Done(
+            found.output, found.model_used, found.token_usage, spent_ms, found.notes, found.updates, found.reject
+        )
 
     def _work(self, job: Job, payload: dict[str, Any]) -> dict[str, Any] | Answer:
         if job.spec.worker_kind == "llm":

@@ -49,13 +49,13 @@ TIMING = shape(
 GOAL = shape(
     schema_version={"const": 1}, goal_id=TEXT, pipeline=TEXT, instruction=TEXT, context={"type": "object"},
     priority=TEXT, status={"enum": ["completed"]}, partial={"const": False}, created_at=TEXT, ended_at=TEXT,
-    error={"type": "null"}, stages=several(STAGE), result={"type": "object"}, tokens=ANY, cost=ANY,
+    error={"type": "null"}, stages=several(STAGE), result={"type": "object"}, tokens=ANY, budget=ANY, cost=ANY,
     timing=TIMING, **LINKS,
 )  # fmt: skip
 EXPLAINED = shape(
     schema_version={"const": 1}, goal_id=TEXT, pipeline=TEXT, status=TEXT, partial=BOOL, error=ANY, tokens=ANY,
-    cost=ANY, stages=several(shape(stage=TEXT, status=TEXT, why=TEXT, items=ANY, children=ANY)), timing=TIMING,
-    **LINKS,
+    budget=ANY, cost=ANY, stages=several(shape(stage=TEXT, status=TEXT, why=TEXT, items=ANY, children=ANY)),
+    timing=TIMING, **LINKS,
 )  # fmt: skip
 EXPLAINED_STAGE = shape(
     schema_version={"const": 1}, goal_id=TEXT, pipeline=TEXT, stage={"const": "second"}, item={"type": "null"},

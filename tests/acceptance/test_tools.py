@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -74,6 +75,15 @@ def write_worker(project, name, more="", schema="{type: object, properties: {n: 
 
 def use(project, server, wire="openai", **more):
     project.env = {**server.environment(wire), "HOME": str(project.folder), **more}
+
+
+def command(project, *arguments):
+    """Run ``loomq`` as a user, and give what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "loomq", *arguments], cwd=project.folder, env=project.environment,
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return done.stdout
 
 
 def rounds_of(call):
@@ -213,17 +223,13 @@ def test_the_commands_tell_what_it_cost_and_unknown_is_not_zero(project, loom, s
     with fake_llm([counting(1, spend=True)]) as server:
         use(project, server)
         start_node("-c", "1")
-        handle = submit_task("counter", {}, loom=loom)
+        handle = submit_task("counter", {}, budget={"max_tokens": 50_000}, loom=loom)
         handle.result(timeout=30)
 
-        def loomq(*arguments):
-            done = subprocess.run(
-                [sys.executable, "-m", "loomq", *arguments], cwd=project.folder, env=project.environment,
-                capture_output=True, text=True, timeout=60, check=True,
-            )  # fmt: skip
-            return done.stdout
-
-        assert "cost        unknown" in loomq("show", str(handle.goal_id))
+        loomq = partial(command, project)
+        shown = loomq("show", str(handle.goal_id))
+        assert "cost        unknown" in shown
+        assert "budget      50,000 tokens" in shown
         assert "round 0: tool count" in loomq("explain", str(handle.goal_id), "counter")
         assert "unknown" in loomq("costs", "--by", "model")
         told = json.loads(loomq("costs", "--json"))
@@ -235,6 +241,19 @@ def test_the_commands_tell_what_it_cost_and_unknown_is_not_zero(project, loom, s
         shown = loomq("try", "counter")
         assert "count({" in shown
         assert "cost unknown" in shown
+
+
+def test_who_answered_in_another_model_s_place_is_told_with_the_reason(project, loom, start_node):
+    write_worker(project, "counter")
+    rules = [{"model": "fake-small", "status": 401}, {"json": {"n": 1}}]
+    with fake_llm(rules, models=["fake-small", "fake-large"]) as server:
+        use(project, server, STANDARD_FALLBACKS="fake-large")
+        start_node("-c", "1")
+        handle = submit_task("counter", {}, loom=loom)
+        assert handle.result(timeout=30) == {"n": 1}
+    for shown in (["show", f"{handle.goal_id}"], ["explain", f"{handle.goal_id}/counter"]):
+        told = command(project, *shown)
+        assert "answered by fake-large, since fake-small: the OpenAI-compatible server answered 401" in told
 
 
 def test_a_goal_stops_before_the_call_that_might_break_its_budget(project, loom, start_node):

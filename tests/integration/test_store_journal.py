@@ -40,14 +40,14 @@ def held(database):
 def test_what_was_answered_is_there_for_the_next_delivery(database, held):
     message = {"role": "tool", "content": "x", "tool_call_id": "c1"}
     assert _keep(database, held, at_round=0)
-    assert journal.keep_result(database, held.key, held.token, 0, json.dumps(message), 7)
+    assert journal.keep_result(database, held.key, held.token, 0, "c", json.dumps(message), 7)
     assert _keep(database, held, at_round=1, request="s")
 
     found = journal.read(database, held.key)
     assert [(one["round"], one["request"], one["reply"]["content"]) for one in found.calls] == [
         (0, "r", "r"), (1, "s", "s"),
     ]  # fmt: skip
-    assert found.results == [{"round": 0, "message": message}]
+    assert found.results == [{"round": 0, "call": "c", "message": message}]
     assert not found.has_budget
     assert journal.read(database, StageKey(held.key.goal_id, "a", 3)).calls == []
 
@@ -55,7 +55,7 @@ def test_what_was_answered_is_there_for_the_next_delivery(database, held):
 def test_a_late_holder_s_reply_is_paid_for_and_of_no_use(database, held):
     alter(database, held.key.goal_id, "a", "state = 'ready', token = NULL")
     assert not _keep(database, held)
-    assert not journal.keep_result(database, held.key, held.token, 0, '{"tool_call_id": "c"}', 1)
+    assert not journal.keep_result(database, held.key, held.token, 0, "c", '{"tool_call_id": "c"}', 1)
     found = journal.read(database, held.key)
     assert (found.calls, found.results) == ([], [])
     assert spending.of_stages(database, held.key.goal_id)["a"].known_cost == 0.5
@@ -71,7 +71,7 @@ def test_the_same_call_written_twice_is_one(database, held):
 def test_a_dropped_round_is_forgotten_and_stays_paid_for(database, held):
     for number in range(3):
         _keep(database, held, at_round=number)
-        journal.keep_result(database, held.key, held.token, number, json.dumps({"tool_call_id": "c"}), 1)
+        journal.keep_result(database, held.key, held.token, number, "c", json.dumps({"tool_call_id": "c"}), 1)
     journal.drop(database, held.key, held.token, 1)
     found = journal.read(database, held.key)
     assert [one["round"] for one in found.calls] == [0]
@@ -202,7 +202,7 @@ def test_the_cache_gives_an_answer_until_it_expires_and_prune_takes_it_then(data
 
 def test_a_goal_that_is_pruned_takes_its_journal_along(database, held):
     _keep(database, held)
-    journal.keep_result(database, held.key, held.token, 0, '{"tool_call_id": "c"}', 1)
+    journal.keep_result(database, held.key, held.token, 0, "c", '{"tool_call_id": "c"}', 1)
     complete(database, held)
     until = prune.cutoffs(database, goals=timedelta(0), letters=timedelta(0), most_letters=9)
     assert [batch.goals for batch in prune.goals(database, until, actor="me")] == [1]

@@ -37,5 +37,5 @@ def test_every_file_with_problems_has_its_words_written_down(told):
 
 def test_the_good_workers_beside_the_broken_files_are_loaded():
     catalog, _ = load_catalog(Settings(project=PROJECT))
-    assert set(catalog.workers) == {"reader", "counter"}
+    assert set(catalog.workers) == {"reader", "counter", "knowing"}
     assert not catalog.pipelines

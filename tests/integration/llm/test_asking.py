@@ -25,7 +25,7 @@ def request(**more):
 
 
 def ask(server, wire="openai", *, tier="standard", on_text=None, times=1, **said):
-    more = {key: said.pop(key) for key in ("output_schema",) if key in said}
+    more = {key: said.pop(key) for key in ("output_schema", "timeout_s") if key in said}
 
     async def go():
         pool = HttpPool()
@@ -140,6 +140,21 @@ def test_the_models_stand_in_in_their_order_over_several_providers():
         found = ask(server, **FALLBACKS)
         assert (found.model, found.provider) == ("third", "ollama")
         assert [entry.wire for entry in server.journal] == ["openai"] * (MAX_TRIES + 1) + ["ollama"]
+
+
+def test_a_model_that_hangs_leaves_time_for_those_that_stand_in():
+    rules = [{"model": "fake-small", "fault": "hang"}, {"model": "fake-large", "fault": "hang"}, {"text": "ok"}]
+    with fake_llm(rules, models=MODELS) as server:
+        assert ask(server, **FALLBACKS, timeout_s=3).model == "third"
+        assert [entry.body["model"] for entry in server.journal] == MODELS
+
+
+def test_a_tier_s_time_limit_is_one_call_s():
+    rules = [{"fault": "hang", "times": 1}, {"text": "ok"}]
+    with fake_llm(rules, models=MODELS) as server:
+        begun = time.monotonic()
+        assert ask(server, **FALLBACKS, STANDARD_TIMEOUT_SECONDS="0.5", timeout_s=60).model == "fake-large"
+        assert time.monotonic() - begun < 10
 
 
 def test_a_refusal_is_an_answer_and_nobody_else_is_asked():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 
 import pytest
 
 from loomq.errors import BudgetExceededError, LeaseLost, LLMAnswerError, LLMError, SoftDeadline
-from loomq.llm.asking import Asker
+from loomq.llm.asking import MAX_TRIES, Asker
+from loomq.llm.base import LLMMessage, LLMReply
 from loomq.llm.http import HttpPool
 from loomq.llm.settings import LLMSettings
 from loomq.llm.tiers import Tiers
@@ -64,6 +66,18 @@ class Boxes:
         return Toolbox([Tool.of(tool, "t") for tool in self._tools], worker), []
 
 
+def through_jsonb(message):
+    """Write a message and read it as Postgres does: no NUL, no surrogate, and large numbers whole."""
+
+    def read(text):
+        number = float(text)
+        return int(number) if number.is_integer() and "e" in text else number
+
+    written = json.dumps(message.model_dump(mode="json"), allow_nan=False)
+    assert "\\u0000" not in written
+    return json.loads(written, parse_float=read)
+
+
 class Memory(NullJournal):
     """A journal in memory, which outlives the process that wrote it."""
 
@@ -80,9 +94,9 @@ class Memory(NullJournal):
         return Recalled(dict(self.replies), dict(self.results), self.allowed is not None)
 
     def reserve(self, asked):
-        self.reserved[asked.id] = asked
         if asked.cost is None or asked.cost > self.allowed:
             raise BudgetExceededError("too dear")
+        self.reserved[asked.id] = asked
 
     def unreserve(self, call_id):
         del self.reserved[call_id]
@@ -90,16 +104,20 @@ class Memory(NullJournal):
     def keep_reply(self, asked, reply, *, is_usable, is_cached, took_ms):
         self.kept.append((asked.round, reply.cost, is_usable, is_cached))
         if is_usable:
-            self.replies[asked.round, asked.request] = reply
+            self.replies[asked.round, asked.request] = LLMReply.model_validate(through_jsonb(reply))
         if self.lost_after is not None and asked.round >= self.lost_after:
             raise LeaseLost("taken back")
 
-    def keep_result(self, at_round, message, took_ms):
-        self.results[at_round, message.tool_call_id] = message
+    def keep_result(self, at_round, call, message, took_ms):
+        self.results[at_round, call] = LLMMessage.model_validate(through_jsonb(message))
 
     def drop(self, from_round):
         self.dropped.append(from_round)
         self.replies = {key: one for key, one in self.replies.items() if key[0] < from_round}
+        self.results = {key: one for key, one in self.results.items() if key[0] < from_round}
+
+    def uncache(self, key):
+        self.cache_of.pop(key, None)
 
     def cached(self, key):
         return self.cache_of.get(key)
@@ -113,8 +131,8 @@ def ask(tmp_path):
     """Run a worker against a server, with tools and a journal."""
     pool, loop = HttpPool(), EventLoop()
 
-    def run(server, wire="openai", *tools, journal=None, prices=None, timeout_s=10.0, **keys):
-        settings = LLMSettings(server.environment(wire), prices=prices)
+    def run(server, wire="openai", *tools, journal=None, prices=None, timeout_s=10.0, environment=None, **keys):
+        settings = LLMSettings({**server.environment(wire), **(environment or {})}, prices=prices)
         models = LLMWorkers(Asker(Tiers(pool, settings)), loop, Boxes(*tools), tmp_path)
         spec = WorkerSpec.model_validate({"name": "w", "system_prompt": "Work.", **keys})
         return models.run(spec, {"text": "x"}, "standard", timeout_s, journal)
@@ -189,6 +207,37 @@ def test_arguments_that_are_no_json_the_model_is_told_and_gets_back_as_it_wrote_
         body = server.journal[1].body
     assert body["messages"][-2]["tool_calls"][0]["function"]["arguments"] == '{"n": 4,'
     assert "no JSON object" in body["messages"][-1]["content"]
+
+
+def test_a_tool_that_wants_to_end_the_process_ends_its_call(ask):
+    class Leaving(Double):
+        async def execute(self, arguments):
+            sys.exit(3)
+
+    with fake_llm(script(calls(("double", 1)), DONE)) as server:
+        assert ask(server, "openai", Leaving()).output == {"ok": True}
+        assert "SystemExit: 3" in server.journal[1].body["messages"][-1]["content"]
+        assert ask(server, "openai", Double()).output == {"ok": True}
+
+
+@pytest.mark.parametrize("found", ["a\x00b \ud800", '{"n": 1e400, "m": NaN}', "9" * 5000])
+def test_what_no_database_holds_goes_on_as_it_is_written_down(ask, found):
+    """Whoever takes the task up reads from the journal what the one before it went on with, and so asks the same."""
+
+    class Odd(Double):
+        async def execute(self, arguments):
+            self.seen.append((arguments["n"], ""))
+            return found
+
+    journal, tool = Memory(), Odd()
+    with fake_llm(script({**calls(("double", 1)), "text": "Here: \x00"}, calls(("double", 2)), DONE)) as server:
+        journal.lost_after = 1
+        with pytest.raises(LeaseLost):
+            ask(server, "openai", tool, journal=journal)
+        journal.lost_after = None
+        assert ask(server, "openai", tool, journal=journal).notes["reused"] == 2
+        assert len(server.journal) == 3
+    assert [n for n, _ in tool.seen] == [1, 2]
 
 
 def test_independent_calls_of_one_round_run_side_by_side(ask):
@@ -349,6 +398,28 @@ def test_another_prompt_is_another_round(ask):
         assert len(server.journal) == 2
 
 
+def test_a_result_belongs_to_the_call_that_asked_for_it_and_not_to_its_place(ask):
+    """Servers without ids number the calls of each round alike."""
+    journal, tool = Memory(), Double()
+    with fake_llm(script(calls(("double", 1)), DONE)) as server:
+        ask(server, "ollama", tool, journal=journal)
+    journal.replies.clear()
+    with fake_llm(script(calls(("double", 2)), DONE)) as server:
+        ask(server, "ollama", tool, journal=journal)
+        assert '{"twice": 4}' in server.journal[1].body["messages"][-1]["content"]
+    assert [n for n, _ in tool.seen] == [1, 2]
+
+
+def test_a_conversation_without_an_end_asks_anew_where_it_went_wrong(ask):
+    journal = Memory()
+    with fake_llm(script(calls(("double", 1)))) as server, pytest.raises(LLMError):
+        ask(server, "openai", Double(), journal=journal)
+    assert journal.dropped == [MAX_TOOL_ROUNDS]
+    with fake_llm([DONE]) as server:
+        found = ask(server, "openai", Double(), journal=journal)
+        assert (len(server.journal), found.notes["reused"]) == (1, MAX_TOOL_ROUNDS)
+
+
 def test_an_answer_without_an_object_is_dropped_so_that_the_next_attempt_asks_anew(ask):
     journal = Memory()
     with fake_llm([{"text": "no idea", "times": 1}, DONE]) as server:
@@ -395,12 +466,26 @@ def test_a_call_that_was_refused_gives_back_what_was_put_aside_and_one_that_brok
     from loomq.llm.pricing import PriceEntry
 
     prices = {name: PriceEntry.model_validate(entry) for name, entry in PRICES.items()}
-    for rule, left in (({"status": 401}, 0), ({"fault": "cut", "text": "x" * 99}, 1)):
+    for rule, left in (({"status": 401}, 0), ({"fault": "cut", "text": "x" * 99}, MAX_TRIES)):
         journal = Memory()
         journal.allowed = 1.0
         with fake_llm([rule]) as server, pytest.raises(LLMError):
             ask(server, journal=journal, prices=prices)
         assert len(journal.reserved) == left
+
+
+def test_a_stand_in_that_is_too_dear_is_not_asked_and_the_fault_is_the_first_one(ask):
+    from loomq.llm.pricing import PriceEntry
+
+    prices = {"fake-small": PriceEntry(input=2, output=10), "fake-large": PriceEntry(input=2000, output=10000)}
+    journal = Memory()
+    journal.allowed = 0.01
+    with fake_llm([{"status": 401}], models=["fake-small", "fake-large"]) as server:
+        server_says = {"STANDARD_FALLBACKS": "fake-large"}
+        with pytest.raises(LLMError) as caught:
+            ask(server, journal=journal, prices=prices, max_output_tokens=100, environment=server_says)
+        assert len(server.journal) == 1
+    assert (caught.value.kind, journal.reserved) == ("auth", {})
 
 
 @pytest.mark.parametrize("wire", ["anthropic", "openai"])
@@ -434,6 +519,21 @@ def test_the_same_question_is_answered_from_the_cache_once_its_answer_was_accept
     assert (again.output, again.notes) == ({"ok": True}, {"from_cache": 1})
     assert again.token_usage == {"prompt_tokens": 0, "completion_tokens": 0}
     assert journal.kept[1] == (0, 0.0, True, True)
+
+
+def test_what_a_stand_in_said_is_told_and_not_kept_as_the_tier_s_own_answer(ask):
+    journal = Memory()
+    keys = {"cache": {"ttl_seconds": 60}, "environment": {"STANDARD_FALLBACKS": "fake-large"}}
+    rules = [{"model": "fake-small", "status": 401, "message": "no such key", "times": 1}, DONE]
+    with fake_llm(rules, models=["fake-small", "fake-large"]) as server:
+        found = ask(server, journal=journal, **keys)
+        found.accept()
+        assert not journal.cache_of
+        journal.replies.clear()
+        assert ask(server, journal=journal, **keys).model_used == "fake-small"
+    (told,) = found.notes["stood_in"]
+    assert (found.model_used, told.startswith("fake-large, since fake-small: ")) == ("fake-large", True)
+    assert "401" in told
 
 
 def test_without_the_key_in_its_file_a_worker_takes_nothing_from_the_cache(ask):

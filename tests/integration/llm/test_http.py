@@ -13,8 +13,10 @@ from contextlib import contextmanager
 import pytest
 
 from loomq.errors import LLMAnswerError, LLMError, LLMUnavailableError
+from loomq.llm.base import LLMMessage, LLMRequest
 from loomq.llm.endpoint import Endpoint, Wire
 from loomq.llm.http import MAX_RESPONSE_BYTES, HttpPool
+from loomq.llm.ollama import OllamaBackend
 from loomq.testing import fake_llm
 
 
@@ -240,3 +242,27 @@ def test_many_calls_at_once_have_connections_of_their_own_which_are_used_again()
         asyncio.run(run(server.url))
         assert len(server.journal) == 60
         assert server._http.accepted <= 20
+
+
+def test_a_connection_that_a_call_was_broken_off_on_is_not_used_again():
+    """A call that is cancelled while it gets its connection can leave that one taken for ever."""
+
+    async def run(url: str) -> list[object]:
+        pool = HttpPool()
+        backend = OllamaBackend(pool, "fake-small", base_url=url)
+
+        async def many(count: int, timeout_s: Callable[[int], float]) -> list[object]:
+            hello = (LLMMessage(role="user", content="hi"),)
+            asked = (LLMRequest(messages=hello, max_output_tokens=5, timeout_s=timeout_s(n)) for n in range(count))
+            found = await asyncio.gather(*(backend.complete(one) for one in asked), return_exceptions=True)
+            return [getattr(one, "content", one) for one in found]
+
+        for _ in range(5):
+            assert "ok" not in await many(40, lambda number: 0.002 + 0.003 * number)
+        found = await many(80, lambda _: 10)
+        await pool.aclose()
+        return found
+
+    with fake_llm([{"text": "ok", "delay_seconds": 0.3, "times": 200}, {"text": "ok"}]) as server:
+        found = asyncio.run(run(server.url))
+    assert found == ["ok"] * 80

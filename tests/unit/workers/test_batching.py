@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from loomq.errors import LLMRefusedError, SoftDeadline
+from loomq.contracts import Contract
+from loomq.errors import LLMRefusedError, LLMUnavailableError, SoftDeadline
 from loomq.llm.base import LLMMessage, LLMReply, LLMRequest, StopReason
 from loomq.workers.batching import Batcher, UnusableBatchError, joined
 from loomq.workers.spec import Batch
@@ -109,14 +110,25 @@ def test_an_answer_that_was_cut_off_is_none():
     assert [type(one) for one in found] == [UnusableBatchError] * 2
 
 
-def test_everybody_hears_of_a_failure_with_a_share_of_what_it_cost():
+def test_what_no_wait_mends_may_be_due_to_one_so_each_asks_alone_with_a_share_of_what_it_cost():
     def refuse(_):
         error = LLMRefusedError("no")
         error.tokens = (5, 3)
         raise error
 
-    found = at_once(Batcher(), Batch(max_size=2, max_wait_ms=5000), [request({"n": n}) for n in range(2)], refuse)
-    assert sorted(one.tokens for one in found) == [(2, 1), (3, 2)]
+    batch, two = Batch(max_size=2, max_wait_ms=5000), [request({"n": n}) for n in range(2)]
+    found = at_once(Batcher(), batch, two, refuse)
+    assert [type(one) for one in found] == [UnusableBatchError] * 2
+    assert sorted((one.share.prompt_tokens, one.share.completion_tokens) for one in found) == [(2, 1), (3, 2)]
+
+
+def test_everybody_hears_of_a_failure_that_may_pass():
+    def fail(_):
+        raise LLMUnavailableError("later")
+
+    batch, two = Batch(max_size=2, max_wait_ms=5000), [request({"n": n}) for n in range(2)]
+    found = at_once(Batcher(), batch, two, fail)
+    assert [type(one) for one in found] == [LLMUnavailableError] * 2
     assert found[0] is not found[1]
 
 
@@ -142,3 +154,10 @@ def test_the_joint_contract_is_a_list_of_the_single_ones():
     schema = joined([request({"n": 1}, output_schema=SCHEMA), request({"n": 2}, output_schema=SCHEMA)]).output_schema
     assert schema["properties"]["results"] == {"type": "array", "items": SCHEMA}
     assert joined([request({}), request({})]).output_schema is None
+
+
+def test_definitions_that_a_contract_refers_to_stand_at_the_top_of_the_joint_one():
+    named = {"type": "object", "$defs": {"t": {"type": "string"}}, "properties": {"a": {"$ref": "#/$defs/t"}}}
+    schema = joined([request({}, output_schema=named), request({}, output_schema=named)]).output_schema
+    assert Contract(schema).errors({"results": [{"a": 1}]})
+    assert not Contract(schema).errors({"results": [{"a": "x"}]})

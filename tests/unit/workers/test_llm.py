@@ -6,7 +6,7 @@ import pytest
 
 from loomq.errors import LLMAnswerError, LLMError
 from loomq.llm.base import LLMReply, StopReason
-from loomq.workers.conversation import estimated_tokens
+from loomq.llm.tokens import estimated_tokens
 from loomq.workers.llm import output_of
 from loomq.workers.prompt import request_of
 from loomq.workers.spec import WorkerSpec

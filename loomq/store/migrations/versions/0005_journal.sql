@@ -35,7 +35,7 @@ RETURNS TABLE (calls jsonb, results jsonb, has_budget boolean) LANGUAGE sql STAB
         (SELECT coalesce(jsonb_agg(jsonb_build_object('round', c.round, 'request', c.request, 'reply', c.reply)
                                    ORDER BY c.at), '[]')
          FROM llm_calls c WHERE c.goal_id = p_goal AND c.stage = p_stage AND c.item = p_item AND c.reply IS NOT NULL),
-        (SELECT coalesce(jsonb_agg(jsonb_build_object('round', t.round, 'message', t.message)), '[]')
+        (SELECT coalesce(jsonb_agg(jsonb_build_object('round', t.round, 'call', t.call, 'message', t.message)), '[]')
          FROM tool_results t WHERE t.goal_id = p_goal AND t.stage = p_stage AND t.item = p_item),
         EXISTS (SELECT 1 FROM loomq_budgets(p_goal))
 $$;
@@ -102,16 +102,16 @@ BEGIN
     RETURN v_holds;
 END $$;
 
-CREATE FUNCTION loomq_keep_result(p_goal uuid, p_stage text, p_item integer, p_token uuid, p_round integer, p_message jsonb,
-                                  p_ms integer)
+CREATE FUNCTION loomq_keep_result(p_goal uuid, p_stage text, p_item integer, p_token uuid, p_round integer, p_call text,
+                                  p_message jsonb, p_ms integer)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT loomq_holds(p_goal, p_stage, p_item, p_token) THEN
         RETURN false;
     END IF;
-    INSERT INTO tool_results (goal_id, stage, item, round, call_id, message, took_ms)
-    VALUES (p_goal, p_stage, p_item, p_round, p_message ->> 'tool_call_id', p_message, p_ms)
-    ON CONFLICT (goal_id, stage, item, round, call_id) DO UPDATE SET
+    INSERT INTO tool_results (goal_id, stage, item, round, call, message, took_ms)
+    VALUES (p_goal, p_stage, p_item, p_round, p_call, p_message, p_ms)
+    ON CONFLICT (goal_id, stage, item, round, call) DO UPDATE SET
         message = excluded.message, took_ms = excluded.took_ms, at = excluded.at;
     RETURN true;
 END $$;

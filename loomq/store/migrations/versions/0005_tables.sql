@@ -35,11 +35,12 @@ CREATE TABLE tool_results (
     stage     text NOT NULL,
     item      integer NOT NULL,
     round     integer NOT NULL,
-    call_id   text NOT NULL,
+    -- The hash of what was asked in the round, and of this call: ids of calls come again.
+    call      text NOT NULL,
     message   jsonb NOT NULL,
     took_ms   integer NOT NULL,
     at        timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (goal_id, stage, item, round, call_id)
+    PRIMARY KEY (goal_id, stage, item, round, call)
 ) PARTITION BY RANGE (goal_id);
 CREATE TABLE tool_results_default PARTITION OF tool_results DEFAULT;
 
