@@ -168,7 +168,8 @@ def _over_budget(found: dict[str, Any], asked: Asked, goal_id: str) -> BudgetExc
     if found["limit"] == "unknown_price":
         return BudgetExceededError(
             f"{whose} has a max_cost, and what {asked.model} costs is not known",
-            hint=f"say what it costs: prices: {{{asked.model}: {{input: …, output: …}}}} in ~/.loomq/config.yaml",
+            hint=f"say what it costs: prices: {{{asked.model}: {{input: …, output: …}}}} in ~/.loomq/config.yaml,"
+            " and start the nodes again",
         )
     if found["limit"] == "max_tokens":
         told = f"{found['spent']:,} of {found['most']:,} tokens are spent, and this call may use {found['needs']:,}"

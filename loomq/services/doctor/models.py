@@ -126,9 +126,9 @@ def _fallbacks(tiers: Tiers, tier: ModelTier, offers: dict[str, Offer]) -> Itera
     for backend in found:
         offer = offers.get(backend.code.partition("-")[0])
         if isinstance(offer, list) and not {backend.model, f"{backend.model}:latest"} & set(offer):
-            yield Check(
-                name, "warn", f"{backend.provider} does not offer {backend.model}", suggest(backend.model, offer)
-            )
+            fix = suggest(backend.model, offer) or f"it offers {listed(offer, most=_SHOWN) or 'none'}"
+            yield Check(name, "warn", f"{backend.provider} does not offer {backend.model}", fix)
+            return
     if found:
         yield Check(name, "ok", ", ".join(f"{one.model} of {one.provider}{_price(tiers, one)}" for one in found))
 

@@ -90,6 +90,23 @@ def test_a_worker_that_needs_a_model_fails_until_one_is_named_and_the_offer_is_l
         assert examine(fails=True)["tier standard"]["fix"] == "export STANDARD_MODEL=small"
 
 
+def test_models_that_stand_in_are_looked_at_too(examine, program, monkeypatch):
+    program.write("workers/label.yaml", LLM)
+    with fake_llm(models=["fake-small", "fake-large"]) as server:
+        for name, value in server.environment("openai").items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("STANDARD_FALLBACKS", "fake-large")
+        told = examine()["tier standard fallbacks"]
+        assert (told["status"], "fake-large of the OpenAI-compatible" in told["message"]) == ("ok", True)
+        for said, fix in (("fake-large, fake-lagre", 'did you mean "fake-large"?'), ("other", "it offers fake-small")):
+            monkeypatch.setenv("STANDARD_FALLBACKS", said)
+            told = examine()["tier standard fallbacks"]
+            assert (told["status"], "does not offer" in told["message"]) == ("warn", True)
+            assert told["fix"].startswith(fix)
+        monkeypatch.setenv("STANDARD_FALLBACKS", "openai/")
+        assert "names no model" in examine(fails=True)["tier standard fallbacks"]["message"]
+
+
 def test_services_that_accept_and_then_say_nothing_are_left_behind_in_time(examine, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
