@@ -26,7 +26,7 @@ _MORE: dict[str, tuple[str, str, str, str]] = {
     "LQ115": ("the file was renamed and its name not, or has capitals or dashes", "My-Worker", "my_worker", _VALIDATE),
     "LQ116": ("a file was copied and its name kept", "", "", _VALIDATE),
     "LQ117": ("a key left over from another kind", "worker_kind: llm, processing_backend: a.B", "one of both", _SCHEMA),
-    "LQ120": ("a key of a later version", "batch: {max_size: 8}", "leave it out for now", _VALIDATE),
+    "LQ120": ("a key or value of a later version", "worker_kind: agent", "worker_kind: llm", _VALIDATE),
     "LQ130": (
         "the package is not among those that YAML may import",
         "processing_backend: shop.prices.Total",

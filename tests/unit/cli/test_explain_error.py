@@ -24,6 +24,15 @@ def test_an_explanation_has_a_cause_and_a_command_that_exists(id_):
     assert words[0] != "loomq" or words[1] in COMMANDS
 
 
+def test_what_stands_for_a_later_version_is_refused_by_this_one(program):
+    example = explain("LQ120")
+    program.write("workers/later.yaml", f"name: later\nsystem_prompt: Do it.\n{example.wrong}\n")
+    found = json.loads(program("validate", "--json", code=2)[0])
+    assert [problem["id"] for problem in found["problems"]] == ["LQ120"]
+    program.write("workers/later.yaml", f"name: later\nsystem_prompt: Do it.\n{example.right}\n")
+    program("validate")
+
+
 def test_the_text_says_what_why_and_what_next(empty):
     out, _ = empty("explain-error", "lq103")
     assert out.splitlines() == [
