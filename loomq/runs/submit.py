@@ -173,8 +173,8 @@ class Submitter:
             raise unknown_name(kind, name, known)
         freeze = freeze_worker if kind == "worker" else freeze_pipeline
         body = freeze(catalog, name, allow=self._settings.import_allow)
-        self._snapshots[which] = (catalog, spec_hash(body), body)
-        return spec_hash(body), body
+        self._snapshots[which] = kept = (catalog, spec_hash(body), body)
+        return kept[1:]
 
     def _check(self, plan: Plan, goal: OrchestratorGoal, *, contract: bool) -> None:
         limit = self._settings.max_inline_bytes

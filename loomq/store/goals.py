@@ -157,12 +157,6 @@ def admit(database: Database, pipeline: str) -> list[UUID]:
     return [row[0] for row in database.call("SELECT loomq_admit(%(pipeline)s)", {"pipeline": pipeline})]
 
 
-def waiting_pipelines(database: Database) -> list[str]:
-    """Name the pipelines that have goals waiting to be admitted."""
-    rows = database.call("SELECT DISTINCT pipeline FROM goals WHERE state = 'open' AND admitted_at IS NULL", {})
-    return [row[0] for row in rows]
-
-
 def pause(database: Database, goal_id: UUID) -> bool:
     """Start nothing more of a goal and of its parts; False if it has ended."""
     return bool(database.call("SELECT loomq_pause(%(goal)s)", {"goal": goal_id})[0][0])

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Double, Identity, Index, Integer, Table, Text, Uuid
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import JSONB
 
-from loomq.store.tables import metadata
-
-
-def _time(name: str, *, nullable: bool = True) -> Column[object]:
-    return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
-
+from loomq.store.tables import metadata, moment
 
 llm_calls = Table(
     "llm_calls",
@@ -32,7 +27,7 @@ llm_calls = Table(
     Column("cost", Double),
     Column("took_ms", Integer),
     Column("reply", JSONB),
-    _time("at", nullable=False),
+    moment("at", nullable=False),
     postgresql_partition_by="RANGE (goal_id)",
 )
 Index("llm_calls_stage", llm_calls.c.goal_id, llm_calls.c.stage, llm_calls.c.item, llm_calls.c.round)
@@ -48,7 +43,7 @@ tool_results = Table(
     Column("call", Text, primary_key=True),
     Column("message", JSONB, nullable=False),
     Column("took_ms", Integer, nullable=False),
-    _time("at", nullable=False),
+    moment("at", nullable=False),
     postgresql_partition_by="RANGE (goal_id)",
 )
 
@@ -58,8 +53,8 @@ llm_cache = Table(
     Column("key", Text, primary_key=True),
     Column("worker", Text, nullable=False),
     Column("reply", JSONB, nullable=False),
-    _time("created_at", nullable=False),
-    _time("expires_at", nullable=False),
+    moment("created_at", nullable=False),
+    moment("expires_at", nullable=False),
 )
 Index("llm_cache_expires", llm_cache.c.expires_at)
 
@@ -77,8 +72,8 @@ silo_updates = Table(
     Column("asked", JSONB, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", Text),
-    _time("at", nullable=False),
-    _time("ended_at"),
+    moment("at", nullable=False),
+    moment("ended_at"),
 )
 Index(
     "silo_updates_pending",

@@ -27,7 +27,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, TSVECTOR
 metadata = MetaData()
 
 
-def _time(name: str, *, nullable: bool = True) -> Column[object]:
+def moment(name: str, *, nullable: bool = True) -> Column[object]:
+    """Make a column for a moment in time."""
     return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
 
 
@@ -36,7 +37,7 @@ specs = Table(
     metadata,
     Column("hash", Text, primary_key=True),
     Column("body", JSONB, nullable=False),
-    _time("created_at", nullable=False),
+    moment("created_at", nullable=False),
 )
 
 goals = Table(
@@ -54,25 +55,25 @@ goals = Table(
     Column("idempotency_key", Text),
     Column("request_id", Text),
     Column("session_id", Uuid),
-    _time("deadline"),
+    moment("deadline"),
     Column("budget", JSONB),
     Column("task_id", Text),
     Column("canvas", JSONB),
     Column("follows", Boolean, nullable=False),
     Column("error", JSONB),
-    _time("created_at", nullable=False),
-    _time("ended_at"),
+    moment("created_at", nullable=False),
+    moment("ended_at"),
     Column("on_failure", Text, nullable=False),
     Column("timeout_s", Double),
     Column("max_concurrent", Integer),
-    _time("admitted_at"),
-    _time("paused_at"),
+    moment("admitted_at"),
+    moment("paused_at"),
     Column("parent_goal", Uuid),
     Column("parent_stage", Text),
     Column("parent_item", Integer),
     Column("rerun_of", Uuid),
     Column("is_newer", Boolean, nullable=False),
-    _time("watched_until"),
+    moment("watched_until"),
     postgresql_partition_by="RANGE (id)",
 )
 Index(
@@ -108,7 +109,7 @@ idempotency_keys = Table(
     metadata,
     Column("key", Text, primary_key=True),
     Column("goal_id", Uuid, nullable=False),
-    _time("created_at", nullable=False),
+    moment("created_at", nullable=False),
 )
 
 stages = Table(
@@ -129,16 +130,16 @@ stages = Table(
     Column("attempt", Integer, nullable=False),
     Column("deliveries", Integer, nullable=False),
     Column("token", Uuid),
-    _time("lease_until"),
+    moment("lease_until"),
     Column("node", Uuid),
     Column("pid", Integer),
     Column("message_id", Text),
-    _time("not_before"),
+    moment("not_before"),
     Column("reason", Text),
-    _time("ready_at"),
-    _time("published_at"),
-    _time("started_at"),
-    _time("ended_at"),
+    moment("ready_at"),
+    moment("published_at"),
+    moment("started_at"),
+    moment("ended_at"),
     Column("output", JSONB),
     Column("error", JSONB),
     Column("model_used", Text),
@@ -146,7 +147,7 @@ stages = Table(
     Column("processing_time_ms", Integer),
     Column("history", JSONB, nullable=False),
     Column("payload", JSONB),
-    _time("dropped_at"),
+    moment("dropped_at"),
     Column("needs", ARRAY(Text), nullable=False),
     Column("fallback", JSONB),
     Column("fan_out", Integer),
@@ -235,8 +236,8 @@ nodes = Table(
     Column("slots", Integer, nullable=False),
     Column("queues", ARRAY(Text), nullable=False),
     Column("version", Text, nullable=False),
-    _time("started_at", nullable=False),
-    _time("seen_at", nullable=False),
+    moment("started_at", nullable=False),
+    moment("seen_at", nullable=False),
 )
 
 turns = Table(
@@ -245,7 +246,7 @@ turns = Table(
     Column("worker", Text, primary_key=True),
     Column("tier", Text, primary_key=True),
     Column("goal_id", Uuid, primary_key=True),
-    _time("at", nullable=False),
+    moment("at", nullable=False),
 )
 
 Index("turns_last", turns.c.worker, turns.c.tier, turns.c.at.desc())
@@ -256,7 +257,7 @@ limit_overrides = Table(
     Column("name", Text, primary_key=True),
     Column("rate", Text, nullable=False),
     Column("set_by", Text, nullable=False),
-    _time("set_at", nullable=False),
+    moment("set_at", nullable=False),
 )
 
 leases = Table(
@@ -264,11 +265,11 @@ leases = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("holder", Uuid, nullable=False),
-    _time("until", nullable=False),
+    moment("until", nullable=False),
     Column("memory", JSONB, nullable=False),
     Column("who", Text),
-    _time("since"),
-    _time("renewed_at"),
+    moment("since"),
+    moment("renewed_at"),
 )
 
 chords = Table(
@@ -277,8 +278,8 @@ chords = Table(
     Column("group_id", Text, primary_key=True),
     Column("size", Integer),
     Column("body", JSONB),
-    _time("created_at", nullable=False),
-    _time("dispatched_at"),
+    moment("created_at", nullable=False),
+    moment("dispatched_at"),
 )
 Index("chords_open", chords.c.created_at, postgresql_where=chords.c.dispatched_at.is_(None))
 
@@ -298,7 +299,7 @@ task_results = Table(
     Column("task_id", Text, primary_key=True),
     Column("state", Text, nullable=False),
     Column("body", JSONB, nullable=False),
-    _time("created_at", nullable=False),
+    moment("created_at", nullable=False),
 )
 
 malformed = Table(
@@ -310,8 +311,8 @@ malformed = Table(
     Column("body", LargeBinary, nullable=False),
     Column("properties", JSONB, nullable=False),
     Column("node", Uuid),
-    _time("seen_at", nullable=False),
-    _time("dropped_at"),
+    moment("seen_at", nullable=False),
+    moment("dropped_at"),
 )
 Index("malformed_seen", malformed.c.seen_at, postgresql_where=malformed.c.dropped_at.is_(None))
 
@@ -319,7 +320,7 @@ audit = Table(
     "audit",
     metadata,
     Column("id", Uuid, primary_key=True),
-    _time("at", nullable=False),
+    moment("at", nullable=False),
     Column("actor", Text, nullable=False),
     Column("action", Text, nullable=False),
     Column("goal_id", Uuid),
@@ -336,7 +337,7 @@ events = Table(
     Column("goal_id", Uuid, primary_key=True),
     Column("xid", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    _time("at", nullable=False),
+    moment("at", nullable=False),
     Column("kind", Text, nullable=False),
     Column("stage", Text),
     Column("item", Integer),
@@ -349,8 +350,8 @@ sessions = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("title", Text, nullable=False),
-    _time("created_at", nullable=False),
-    _time("updated_at", nullable=False),
+    moment("created_at", nullable=False),
+    moment("updated_at", nullable=False),
 )
 Index("sessions_updated", sessions.c.updated_at.desc())
 
@@ -362,7 +363,7 @@ session_messages = Table(
     Column("role", Text, nullable=False),
     Column("content", Text, nullable=False),
     Column("goal_id", Uuid),
-    _time("at", nullable=False),
+    moment("at", nullable=False),
     Column("words", TSVECTOR, nullable=False),
 )
 Index(

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
-from functools import partial
 
 import pytest
 
@@ -77,13 +74,18 @@ def use(project, server, wire="openai", **more):
     project.env = {**server.environment(wire), "HOME": str(project.folder), **more}
 
 
-def command(project, *arguments):
-    """Run ``loomq`` as a user, and give what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "loomq", *arguments], cwd=project.folder, env=project.environment,
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return done.stdout
+class HeldUp:
+    """Answer as another rule does, but hold up the first call that comes in one round."""
+
+    def __init__(self, rule, at_round):
+        self._rule, self._at_round = rule, at_round
+        self.is_asked, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, call):
+        if rounds_of(call) == self._at_round and not self.is_asked.is_set():
+            self.is_asked.set()
+            self.go_on.wait(30)
+        return self._rule(call)
 
 
 def rounds_of(call):
@@ -131,24 +133,16 @@ def test_a_tool_loop_whose_process_is_killed_twice_pays_for_no_round_again(proje
 
 def test_a_process_killed_while_the_provider_answers_costs_one_call(project, loom, start_node):
     write_worker(project, "counter", COUNT % "[]")
-    waiting, go_on = threading.Event(), threading.Event()
-    plain = counting(4)
-
-    def answer(call):
-        if rounds_of(call) == 2 and not waiting.is_set():
-            waiting.set()
-            go_on.wait(30)
-        return plain(call)
-
+    answer = HeldUp(counting(4), at_round=2)
     with fake_llm([answer]) as server:
         use(project, server)
         node = start_node("-c", "1")
         handle = submit_task("counter", {}, loom=loom)
-        assert waiting.wait(30)
+        assert answer.is_asked.wait(30)
         (live,) = [one for one, _, _ in nodes.live(loom.database, 10) if one.pid == node.pid]
         (held,) = held_by(loom.database, live.id)
         os.kill(held.pid, signal.SIGKILL)
-        go_on.set()
+        answer.go_on.set()
         assert handle.result(timeout=60) == {"n": 4}
         assert len(server.journal) == 5 + 1
     assert len(made(project)) == 4
@@ -156,22 +150,14 @@ def test_a_process_killed_while_the_provider_answers_costs_one_call(project, loo
 
 def test_a_whole_node_killed_between_two_rounds_leaves_the_rest_to_another(project, loom, start_node):
     write_worker(project, "counter", COUNT % "[]")
-    waiting, go_on = threading.Event(), threading.Event()
-    plain = counting(3)
-
-    def answer(call):
-        if rounds_of(call) == 1 and not waiting.is_set():
-            waiting.set()
-            go_on.wait(30)
-        return plain(call)
-
+    answer = HeldUp(counting(3), at_round=1)
     with fake_llm([answer]) as server:
         use(project, server)
         node = start_node("-c", "1")
         handle = submit_task("counter", {}, loom=loom)
-        assert waiting.wait(30)
+        assert answer.is_asked.wait(30)
         node.kill()
-        go_on.set()
+        answer.go_on.set()
         start_node("-c", "1")
         assert handle.result(timeout=60) == {"n": 3}
         assert len(server.journal) == 4 + 1
@@ -218,7 +204,7 @@ def test_cost_is_told_by_call_stage_goal_worker_and_day(project, loom, start_nod
         assert round(spent.cost, 6) == 0.4
 
 
-def test_the_commands_tell_what_it_cost_and_unknown_is_not_zero(project, loom, start_node):
+def test_the_commands_tell_what_it_cost_and_unknown_is_not_zero(project, loom, start_node, loomq):
     write_worker(project, "counter", COUNT % "[]")
     with fake_llm([counting(1, spend=True)]) as server:
         use(project, server)
@@ -226,24 +212,23 @@ def test_the_commands_tell_what_it_cost_and_unknown_is_not_zero(project, loom, s
         handle = submit_task("counter", {}, budget={"max_tokens": 50_000}, loom=loom)
         handle.result(timeout=30)
 
-        loomq = partial(command, project)
-        shown = loomq("show", str(handle.goal_id))
+        shown, _ = loomq("show", str(handle.goal_id))
         assert "cost        unknown" in shown
         assert "budget      50,000 tokens" in shown
-        assert "round 0: tool count" in loomq("explain", str(handle.goal_id), "counter")
-        assert "unknown" in loomq("costs", "--by", "model")
-        told = json.loads(loomq("costs", "--json"))
+        assert "round 0: tool count" in loomq("explain", str(handle.goal_id), "counter")[0]
+        assert "unknown" in loomq("costs", "--by", "model")[0]
+        told = json.loads(loomq("costs", "--json")[0])
         assert (told["rows"][0]["worker"], told["rows"][0]["usd"], told["total"]["calls"]) == ("counter", None, 2)
-        tried = json.loads(loomq("try", "counter", "--json"))
+        tried = json.loads(loomq.finish(loomq.start("try", "counter", "--json"))[0])
         assert [turn["role"] for turn in tried["turns"]] == ["assistant", "tool"]
         assert (tried["output"]["value"], tried["cost_usd"]) == ({"n": 1}, None)
         assert tried["token_usage"] == {"prompt_tokens": 200, "completion_tokens": 20}
-        shown = loomq("try", "counter")
+        shown, _ = loomq.finish(loomq.start("try", "counter"))
         assert "count({" in shown
         assert "cost unknown" in shown
 
 
-def test_who_answered_in_another_model_s_place_is_told_with_the_reason(project, loom, start_node):
+def test_who_answered_in_another_model_s_place_is_told_with_the_reason(project, loom, start_node, loomq):
     write_worker(project, "counter")
     rules = [{"model": "fake-small", "status": 401}, {"json": {"n": 1}}]
     with fake_llm(rules, models=["fake-small", "fake-large"]) as server:
@@ -252,7 +237,7 @@ def test_who_answered_in_another_model_s_place_is_told_with_the_reason(project, 
         handle = submit_task("counter", {}, loom=loom)
         assert handle.result(timeout=30) == {"n": 1}
     for shown in (["show", f"{handle.goal_id}"], ["explain", f"{handle.goal_id}/counter"]):
-        told = command(project, *shown)
+        told, _ = loomq(*shown)
         assert "answered by fake-large, since fake-small: the OpenAI-compatible server answered 401" in told
 
 
@@ -388,7 +373,7 @@ def test_a_model_that_obeys_an_attacker_gets_nothing_but_its_own_tools(project, 
     assert not (project.folder / "calls.txt").exists()
 
 
-def test_a_tool_outside_the_allowed_packages_fails_the_task_and_is_not_imported(project, loom, start_node):
+def test_a_tool_outside_the_allowed_packages_fails_the_task_and_is_not_imported(project, loomq):
     write_worker(project, "good")
     project.write("other/__init__.py", "")
     project.write("other/evil.py", "from pathlib import Path\nPath('evil.txt').touch()\n")
@@ -396,12 +381,8 @@ def test_a_tool_outside_the_allowed_packages_fails_the_task_and_is_not_imported(
         "workers/bad.yaml",
         "name: bad\nsystem_prompt: x\nknowledge_silos:\n  - {name: t, type: tool, provider: other.evil.Tool}\n",
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "loomq", "validate"], cwd=project.folder, env=project.environment,
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "other.evil.Tool" in done.stdout + done.stderr
+    told = loomq.finish(loomq.start("validate"), code=2)
+    assert "other.evil.Tool" in "".join(told)
     assert not (project.folder / "evil.txt").exists()
 
 
