@@ -12,6 +12,8 @@ from loomq.contracts import schema_faults
 from loomq.errors import ConfigError, ImportRefusedError
 from loomq.kinds import KINDS, ROUTER_FILE, find_files, kind_of, shown_name
 from loomq.knowledge.load import located
+from loomq.orchestrator import spec as orchestrator
+from loomq.orchestrator.check import check_orchestrator
 from loomq.pipelines import spec as pipeline
 from loomq.pipelines.check import check_pipeline
 from loomq.pipelines.neighbours import Neighbours
@@ -238,6 +240,11 @@ class _Reader:
                 self.problems += self._override_problems(entry.document, entry.spec)
             elif isinstance(entry.spec, pipeline.PipelineSpec):
                 self.problems += check_pipeline(entry.document, entry.spec, neighbours)
+            elif isinstance(entry.spec, orchestrator.OrchestratorSpec):
+                others = {name: self._orchestrator(name) for kind, name in self.entries if kind == "orchestrator"}
+                self.problems += check_orchestrator(
+                    entry.document, entry.spec, self.known_workers, neighbours.pipelines, others
+                )
 
     def _key_problems(self) -> Iterator[Problem]:
         """Check what workers say of concurrency keys: those that share one must agree, and a field must be possible."""
@@ -280,6 +287,10 @@ class _Reader:
                 hint = "paths are relative to the project; say required: false if tasks can do without"
                 yield document.problem("LQ133", f"{path} is not there", place, hint=hint, severity="warning")
 
+    def _orchestrator(self, name: str) -> OrchestratorSpec | None:
+        found = self.entries["orchestrator", name].spec
+        return found if isinstance(found, orchestrator.OrchestratorSpec) else None
+
     def _pipelines(self) -> dict[str, PipelineSpec | None]:
         found: dict[str, PipelineSpec | None] = dict.fromkeys(self.unread_pipelines)
         for (kind, name), entry in self.entries.items():
@@ -301,7 +312,7 @@ class _Reader:
 
     def _override_problems(self, document: Document, rules: RouterRules) -> Iterator[Problem]:
         for name in rules.tier_overrides:
-            if name not in self.known_workers:
+            if name not in self.known_workers and ("orchestrator", name) not in self.entries:
                 path = ("tier_overrides", name)
                 hint = suggest(name, self.known_workers)
                 yield document.problem("LQ201", f'no worker is called "{name}"', path, key=True, hint=hint)

@@ -46,7 +46,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What another reading of the files changed: names of workers and pipelines, and queues that are new.
+    """What another reading of the files changed: names of workers, pipelines, orchestrators, and new queues.
 
     Args:
         rules: Whether the router's rules are others.
@@ -156,11 +156,12 @@ class Configs:
 def router_of(catalog: Catalog) -> Router:
     """Give the routing rules of a project."""
     defaults = {name: str(worker.tier) for name, worker in catalog.workers.items()}
+    # Steps of orchestrators are tasks on queues of their own.
+    defaults |= {name: str(one.default_model_tier) for name, one in catalog.orchestrators.items()}
     overrides = {name: str(tier) for name, tier in catalog.rules.tier_overrides.items()}
-    asked = frozenset(
-        (name, str(tier)) for pipeline in catalog.pipelines.values() for name, tier in pipeline.tiers_asked
-    )
-    return Router(defaults, overrides, asked)
+    asked = [pair for pipeline in catalog.pipelines.values() for pair in pipeline.tiers_asked]
+    asked += [pair for orchestrator in catalog.orchestrators.values() for pair in orchestrator.tiers_asked]
+    return Router(defaults, overrides, frozenset((name, str(tier)) for name, tier in asked))
 
 
 def limits_of(catalog: Catalog, router: Router) -> Limits:
@@ -174,8 +175,9 @@ def limits_of(catalog: Catalog, router: Router) -> Limits:
 
 
 def _compared(before: Project, after: Project) -> Change:
-    olds = {**before.catalog.workers, **before.catalog.pipelines}
-    news = {**after.catalog.workers, **after.catalog.pipelines}
+    olds, news = (
+        {**each.catalog.workers, **each.catalog.pipelines, **each.catalog.orchestrators} for each in (before, after)
+    )
     return Change(
         added=tuple(sorted(news.keys() - olds.keys())),
         changed=tuple(sorted(name for name in news.keys() & olds.keys() if news[name] != olds[name])),

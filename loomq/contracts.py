@@ -10,7 +10,7 @@ from loomq.errors import ConfigError, PipelineValidationError
 from loomq.problems import dotted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 MAX_DEPTH = 64
@@ -45,16 +45,22 @@ class Contract:
             raise ConfigError(f"the schema cannot be used: {told}")
         self._validator = _compile(schema)
 
-    def errors(self, value: Any) -> list[str]:
+    def errors(self, value: Any, unknown: Collection[tuple[str | int, ...]] = ()) -> list[str]:
         """List what is wrong with a value, each with its path; empty when the contract holds.
 
         At most ``MAX_SHOWN`` errors are listed.
+
+        Args:
+            unknown: Paths of what is not known yet; nothing is said of it, nor of what stands below.
         """
         found: list[str] = []
         if _is_too_deep(value):
             return [f"the value is nested more than {MAX_VALUE_DEPTH} levels deep"]
         try:
             for error in self._validator.iter_errors(value):
+                path = tuple(error.instance_path)
+                if any(path[: len(one)] == one for one in unknown):
+                    continue
                 if len(found) == MAX_SHOWN:
                     return [*found, "… and more"]
                 found.append(_told(error))

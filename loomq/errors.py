@@ -38,7 +38,8 @@ can help. The tree, checked against the classes by ``tests/architecture``::
         ├── PipelineTimeoutError
         ├── PipelineValidationError
         ├── PipelineWorkerError
-        └── PipelineMappingError
+        ├── PipelineMappingError
+        └── InvalidPlanError
     LoomqSignal
     ├── DuplicateDelivery
     ├── LeaseLost
@@ -331,6 +332,10 @@ class PipelineWorkerError(PipelineStageError):
 
 class PipelineMappingError(PipelineStageError):
     """An ``input_mapping`` path names something that is not there."""
+
+
+class InvalidPlanError(PipelineStageError):
+    """An orchestrator's model gave a plan that cannot be used, also when it was told what is wrong."""
 
 
 class LoomqSignal(_Picklable):

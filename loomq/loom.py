@@ -17,11 +17,11 @@ from loomq.redaction import know, know_url
 from loomq.runs.call import Calls
 from loomq.runs.execute import Executor
 from loomq.runs.node import WorkerNode
-from loomq.runs.plan import PlanCache
 from loomq.runs.publish import Publisher
 from loomq.runs.replay import Replayer
 from loomq.runs.sequel import Sequel
 from loomq.runs.silos import Silos
+from loomq.runs.snapshot import PlanCache
 from loomq.runs.subgoals import Subgoals
 from loomq.runs.submit import Submitter
 from loomq.runs.sweep import Sweeper
@@ -148,6 +148,8 @@ class Loom:
     def _add_workers(self, app: LoomCelery) -> None:
         for name, worker in self.catalog.workers.items():
             app.add_worker(name, worker.description, worker.rate_limit)
+        for name, orchestrator in self.catalog.orchestrators.items():
+            app.add_worker(name, orchestrator.description)
 
     @cached_property
     def node(self) -> WorkerNode:

@@ -131,4 +131,8 @@ class CheckpointState(Message):
     decisions_made: tuple[str, ...] = ()
     context_token_count: int = 0
     checkpoint_number: int = 0
+    covers: int = Field(default=0, description="How many plans and results, from the first on, it stands for.")
+    until: int = Field(
+        default=0, description="How many it is to stand for: more than that, and further ones follow at once."
+    )
     created_at: datetime = Field(default_factory=_now)

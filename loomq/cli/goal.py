@@ -59,7 +59,8 @@ def print_stages(view: GoalView) -> None:
 
 def print_notes(view: GoalView) -> None:
     """Print what the table of stages has no room for: why one was skipped, items, goals that are a stage's work."""
-    lines = [line for stage in view.stages for line in _notes(stage)]
+    is_orchestrated = view.kind == "orchestrator"
+    lines = [line for stage in view.stages for line in _notes(stage, is_orchestrated=is_orchestrated)]
     out = console()
     if lines:
         out.print()
@@ -122,7 +123,7 @@ def _links(view: GoalView) -> Iterator[str]:
         yield f"budget      {told_budget(view.budget)}"
 
 
-def _notes(stage: StageView) -> Iterator[str]:
+def _notes(stage: StageView, *, is_orchestrated: bool = False) -> Iterator[str]:
     name = stage.name
     if stage.status == "skipped" and stage.reason:
         yield f"{name}  skipped: {printable(redacted(stage.reason))}"
@@ -140,7 +141,7 @@ def _notes(stage: StageView) -> Iterator[str]:
             yield f"  item {index}: {told(error)}"
         if stage.items.failed > len(stage.items.failures):
             yield f"  … and {stage.items.failed - len(stage.items.failures):,} more"
-    for child in stage.children:
+    for child in () if is_orchestrated else stage.children:  # the rounds, which the tree shows
         spent = f", {told_tokens(stage.tokens)}" if stage.tokens and not stage.items else ""
         item = f"item {child.item} is " if child.item >= 0 else ""
         yield f"{name}  {item}pipeline {child.pipeline} {child.status}{spent}: loomq show {child.goal_id}"

@@ -62,8 +62,8 @@ def _goal_drawing(invocation: Invocation, pipeline: str, text: str) -> Drawing:
     require_schema(loom)
     goal_id = inspect.find(loom, text)
     plan = plan_of_goal(loom, goal_id)
-    if (plan.kind, plan.name) != ("pipeline", pipeline):
-        raise click.UsageError(f"goal {goal_id} runs the {plan.kind} {plan.name}, not the pipeline {pipeline}")
+    if plan.kind not in {"pipeline", "orchestrator"} or plan.name != pipeline:
+        raise click.UsageError(f"goal {goal_id} runs the {plan.kind} {plan.name}, not {pipeline}")
     return draw(plan, {stage.name: str(stage.status) for stage in inspect.progress(loom, goal_id)})
 
 

@@ -98,8 +98,8 @@ def _row(letter: DeadLetter, *, is_wide: bool) -> tuple[Any, ...]:
 def _letter_lines(found: DeadLetterDetails) -> Iterator[str]:
     letter = found.letter
     yield f"letter      {letter.id}"
-    if letter.kind == "pipeline":
-        yield f"pipeline    {letter.name}"
+    if letter.kind != "worker":
+        yield f"{letter.kind:<11} {letter.name}"
     yield f"worker      {letter.worker}, tier {letter.tier}, priority {letter.priority}"
     yield f"failed      {_time(letter.failed_at)}, {_age(letter.failed_at)} ago: {letter.reason}"
     yield f"goal        {letter.goal_status}, submitted {_time(letter.submitted_at)}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = {
-    "run": "Run a pipeline or worker here and now, and show its result.",
+    "run": "Run a pipeline, orchestrator or worker here and now.",
     "submit": "Hand in a goal for the worker nodes that run elsewhere.",
     "show": "Show a goal: stages, where its time went, errors, result.",
     "explain": "Explain why a goal, or a stage of it, went as it did.",
@@ -31,6 +31,7 @@ COMMANDS = {
     "rerun": "Run a goal again that has ended, reusing what stands.",
     "session": "List, show, search, rename or delete sessions.",
     "dead-letter": "List, show, replay, edit or drop what failed for good.",
+    "cache": "List or forget the answers of models that are given again.",
     "costs": "Add up what calls to language models have cost.",
     "queues": "Show what waits on each queue, since when, and who serves it.",
     "limits": "Show how full each limit is; set a rate by hand.",
@@ -39,7 +40,7 @@ COMMANDS = {
     "init": "Make a new project from a template, ready to run.",
     "new": "Add a worker or a pipeline to the project.",
     "validate": "Check the project's YAML.",
-    "plan": "Show what a pipeline's goals will do; runs nothing.",
+    "plan": "Show what goals of a pipeline or orchestrator will do.",
     "graph": "Draw a pipeline as text, Mermaid, DOT or SVG.",
     "try": "Run one worker on one input, without queue and database.",
     "doctor": "Check everything, and say how to repair what is wrong.",

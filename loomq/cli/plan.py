@@ -1,4 +1,4 @@
-"""``loomq plan PIPELINE``: what a pipeline's goals will do; nothing runs and no service is needed."""
+"""``loomq plan PIPELINE``: what a pipeline's or orchestrator's goals will do; nothing runs, no service is needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def command(invocation: Invocation, pipeline: str, as_json: bool) -> None:
     """Show what goals of a PIPELINE will do: stages by level, canvases, queues, limits. Runs nothing.
 
     A stage starts as soon as its own parents are done, whatever its level. The second table lists the canvases that
-    are published, and what publishes each: the submit, or the last of the named stages to end.
+    are published, and what publishes each: the submit, or the last of the named stages to end. Of an orchestrator only
+    the steps are known, and what its plans may use.
     """
     from loomq.cli.output import emit
     from loomq.services.plans import plan
@@ -38,7 +39,7 @@ def _print(view: PlanView) -> None:
 
     out = console()
     counted = f"{len(view.stages)} stages on {view.levels} levels, published in {len(view.segments)}"
-    out.print(f"pipeline {view.name} ({view.file}): {counted}\n", soft_wrap=True)
+    out.print(f"{view.kind} {view.name} ({view.file}): {counted}\n", soft_wrap=True)
     headers = ("level", "stage", "kind", "queue", "timeout", "retries", "after")
     rows = [
         (
@@ -61,6 +62,10 @@ def _print(view: PlanView) -> None:
     out.print()
     out.print(table(("published", "as", "stages"), [_row(segment) for segment in view.segments]))
     out.print()
+    if view.offers:
+        offered = [(one.name, one.kind, ", ".join(one.tiers) or None, one.description) for one in view.offers]
+        out.print(table(("its plans may use", "kind", "tiers", "description"), offered))
+        out.print()
     for problem in view.findings:
         out.print(problem.render(), soft_wrap=True)
     if not view.findings:

@@ -64,6 +64,10 @@ class Request:
             raise click.UsageError(f"{self.name} is a worker: it takes inputs (-i key=value), no instruction")
         if kind == "pipeline" and self.tier:
             raise click.UsageError(f"{self.name} is a pipeline: its stages say their tier, --tier is for workers")
+        if kind == "orchestrator" and self.tier:
+            raise click.UsageError(f"{self.name} is an orchestrator: its file says its tier, --tier is for workers")
+        if kind == "orchestrator" and not self.instruction.strip():
+            raise click.UsageError(f'{self.name} is an orchestrator: say what you want: {self.name} "…"')
 
     def submit(self, loom: Loom, *, key: str | None = None) -> GoalHandle:
         """Hand the goal in.

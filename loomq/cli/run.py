@@ -23,7 +23,7 @@ def command(
     no_worker: bool,
     as_json: bool,
 ) -> None:
-    """Run a pipeline or worker here and now, and show its result.
+    """Run a pipeline, an orchestrator or a worker here and now, and show its result.
 
     Starts what is missing: the embedded services, and a private worker node unless live nodes serve the queues.
     The goal is written down first, so it outlives this command: see it with `loomq show`.

@@ -17,6 +17,7 @@ def command(invocation: Invocation, goal: str, as_json: bool) -> None:
     from loomq.cli.gantt import print_timing
     from loomq.cli.goal import print_faults, print_head, print_notes, print_result, print_stages, print_way_back
     from loomq.cli.output import emit, notice_if_slow
+    from loomq.cli.rounds import print_rounds
     from loomq.services import inspect
     from loomq.services.setup import require_schema
 
@@ -30,6 +31,7 @@ def command(invocation: Invocation, goal: str, as_json: bool) -> None:
     print_head(view)
     print_stages(view)
     print_notes(view)
+    print_rounds(view)
     print_timing(view.timing)
     print_faults(view)
     print_result(view)

@@ -54,6 +54,12 @@ def told_notes(notes: Mapping[str, Any]) -> Iterator[str]:
         yield _REPAIRS.get(notes["repair"], notes["repair"])
     yield from (f"did without {mode}" for mode in notes.get("degraded_modes", ()))
     yield from (f"answered by {model}" for model in notes.get("stood_in", ()))
+    if faults := notes.get("refused_plan"):
+        yield f"its first plan was refused: {'; '.join(faults)}"
+    if made := notes.get("checkpoints"):
+        yield f"what was before is compressed: {made} checkpoint{'' if made == 1 else 's'} made"
+    if cut := notes.get("shortened"):
+        yield f"the model was told {cut} earlier result{'' if cut == 1 else 's'} only in part"
 
 
 def told_change(asked: Mapping[str, Any], state: str) -> str:

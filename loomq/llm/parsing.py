@@ -46,6 +46,13 @@ class Parsed(NamedTuple):
     repair: str | None
 
 
+class Read(NamedTuple):
+    """The JSON in an answer, of any kind; ``repair`` as of ``Parsed``."""
+
+    value: Any
+    repair: str | None
+
+
 class _Missing:
     """What stands for "no JSON here", since ``None`` is JSON."""
 
@@ -59,9 +66,26 @@ def parse_object(text: str) -> Parsed:
     Raises:
         LLMAnswerError: There is none, or a list or a scalar in its place; the beginning of the text is quoted.
     """
+    found = parse_json(text)
+    return Parsed(_object(found.value, text), found.repair)
+
+
+def parse_json(text: str) -> Read:
+    """Read the JSON in a model's answer as ``parse_object`` does, whatever value it is.
+
+    Raises:
+        LLMAnswerError: There is none.
+    """
+    value, repair = _found(text)
+    if isinstance(value, _Missing):
+        raise _no_object("is no JSON object", text)
+    return Read(value, repair)
+
+
+def _found(text: str) -> tuple[Any, str | None]:
     whole = _loads(text)
     if not isinstance(whole, _Missing):
-        return Parsed(_object(whole, text), None if _is_json(text) else "unescaped")
+        return whole, None if _is_json(text) else "unescaped"
     thought = list(_thought(text))
     blocks = list(islice(_fenced(text, thought), MAX_BLOCKS))
     fenced = [_loads(body) if tag not in _YAML else _yaml(body) for tag, body in blocks]
@@ -72,19 +96,22 @@ def parse_object(text: str) -> Parsed:
             value is one and tag in _YAML and isinstance(_loads(body), _Missing)
             for (tag, body), one in zip(blocks, fenced, strict=True)
         )
-        return Parsed(_object(value, text), "yaml" if is_yaml else "fenced")
+        return value, "yaml" if is_yaml else "fenced"
     value = _balanced(text, thought)
     if not isinstance(value, _Missing):
-        return Parsed(_object(value, text), "surrounded")
+        return value, "surrounded"
     mappings = (_yaml(body) for tag, body in blocks if tag not in _YAML)
-    return Parsed(_object(next((value for value in mappings if isinstance(value, dict)), _Missing()), text), "yaml")
+    return next((value for value in mappings if isinstance(value, dict)), _Missing()), "yaml"
 
 
 def _object(value: Any, text: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    told = "is no JSON object" if isinstance(value, _Missing) else f"is {_kind(value)} and not a JSON object"
-    raise LLMAnswerError(
+    raise _no_object(f"is {_kind(value)} and not a JSON object", text)
+
+
+def _no_object(told: str, text: str) -> LLMAnswerError:
+    return LLMAnswerError(
         f"the model's answer {told}; it begins: {excerpt(text) or '(it is empty)'}",
         hint="tell the model in system_prompt to answer with one JSON object",
     )

@@ -250,6 +250,11 @@ class Limiter:
         """What the files say now."""
         return self._limits()
 
+    @property
+    def server(self) -> Broker | None:
+        """The Redis that holds the buckets."""
+        return self._broker
+
     def learn(self, rates: Mapping[str, str]) -> None:
         """Hear which rates are set by hand just now."""
         if rates != self.rates:

@@ -30,6 +30,7 @@ from loomq.runs.faults import as_stage_error
 from loomq.runs.gate import Gate
 from loomq.runs.journal import StageJournal
 from loomq.runs.opening import FanOut, Skip, opening
+from loomq.runs.orchestration import Orchestration
 from loomq.store import openings, stages
 from loomq.store.stages import Part, Place, StageKey
 
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
     from loomq.errors import LoomqError
     from loomq.queues.app import LoomCelery
     from loomq.runs.call import Calls
-    from loomq.runs.plan import Plan, PlanCache, StagePlan
+    from loomq.runs.plan import Plan, StagePlan
     from loomq.runs.publish import Publisher
     from loomq.runs.sequel import Sequel
     from loomq.runs.silos import Silos
+    from loomq.runs.snapshot import PlanCache
     from loomq.runs.subgoals import Subgoals
     from loomq.settings import Settings
     from loomq.store.engine import Database
@@ -97,6 +99,7 @@ class Executor:
         self._subgoals = subgoals
         self._silos = silos
         self._node = node
+        self._orchestration = Orchestration(database, app, self._persist)
         self._gate = Gate(database, app.limiter, runtime, self._persist)
         self.process_lost = process_lost
         self.catch_up = configs.catch_up
@@ -184,13 +187,22 @@ class Executor:
             return self._skip(request, plan, claim, found.reason)
         if isinstance(found, FanOut):
             return self._fan_out(request, plan, stage, claim, found)
+        if stage.opens_round:
+            self._persist(lambda: self._subgoals.open_round(plan, stage, claim))
+            return {"stage": claim.key.name}
         if stage.pipeline is not None:
             context = self._payload(stage, claim, goal)
             self._persist(lambda: self._subgoals.open(plan, stage, claim, context))
             return {"stage": claim.key.name}
         tier = self._app.router.tier(stage.worker.name, claim.tier)
         journal = StageJournal(self._database, self._silos, self._persist, claim, tier)
-        job = stage.job(self._payload(stage, claim, goal), tier=tier, timeout_s=claim.timeout_s, journal=journal)
+        job = stage.job(
+            self._payload(stage, claim, goal),
+            tier=tier,
+            timeout_s=claim.timeout_s,
+            journal=journal,
+            program=self._orchestration.program(plan, stage, claim),
+        )
         grant = self._gate.enter(request, claim, job, self._guarded(lambda: self._gate.needs(job)))
         done = self._work(job)
         self._gate.settle(grant, done)
@@ -202,7 +214,7 @@ class Executor:
         if claim.payload is not None:
             return claim.payload
         if claim.key.item < 0:
-            return stage.payload(goal, claim.inputs)
+            return stage.payload(goal, self._orchestration.inputs_of(stage, claim))
         return stage.payload(goal, {**claim.inputs, "item": claim.element, "index": claim.key.item})
 
     def _work(self, job: Job) -> Done:

@@ -44,6 +44,8 @@ def why_skipped(stage: StagePlan, goal: Mapping[str, Any], inputs: Mapping[str, 
     missing = next((name for name in stage.needs if name not in inputs), None)
     if missing is not None:
         return f"it needs {missing}, which has no result"
+    if stage.asks_nothing(inputs):
+        return "the plan asks for no more tasks"
     when = stage.spec.when if stage.spec else None
     if when is None or when.reads_item:
         return None

@@ -13,8 +13,8 @@ from loomq.store import letters
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from loomq.runs.plan import PlanCache
     from loomq.runs.publish import Publisher
+    from loomq.runs.snapshot import PlanCache
     from loomq.settings import Settings
     from loomq.store.engine import Database
     from loomq.store.letters import Verdict

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loomq.errors import PipelineValidationError, UnknownNameError
 from loomq.problems import suggest
+from loomq.runs.snapshot import snapshot_within
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -91,13 +92,13 @@ def _reason(
 
 def _frozen(plan: Plan, name: str) -> Any:
     stage = plan.stages[name]
-    inner = plan.snapshot_of(stage.pipeline) if stage.pipeline else None
-    return (stage.spec, stage.worker if inner is None else inner, stage.other and stage.other.worker)
+    inner = snapshot_within(plan, stage.pipeline) if stage.pipeline else None
+    return (plan.frozen, stage.spec, stage.worker if inner is None else inner, stage.other and stage.other.worker)
 
 
 def _changed(stage: StagePlan, changed: Collection[str]) -> str | None:
     """Name a key of the context that a stage reads and that has another value."""
-    if stage.spec is None:  # a goal of one worker: the whole context is its input
+    if stage.spec is None:  # a goal of one worker, or an orchestrator's: it reads the whole context
         return next(iter(changed), None)
     return next((key for path in _paths(stage.spec) for key in changed if _overlaps(path, key)), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,19 @@ from loomq.errors import (
     PipelineValidationError,
 )
 from loomq.inline import inline_json
+from loomq.runs.about import about
 from loomq.runs.opening import why_skipped
 from loomq.runs.result import result_of
-from loomq.store import goals, openings, stages
+from loomq.store import goals, openings, rounds, stages
 from loomq.store.stages import StageKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
 
-    from loomq.runs.plan import Plan, PlanCache, StagePlan
+    from loomq.runs.plan import Plan, StagePlan
     from loomq.runs.publish import Publisher
+    from loomq.runs.snapshot import PlanCache
     from loomq.settings import Settings
     from loomq.store.engine import Database
     from loomq.store.stages import Outcome
@@ -81,11 +84,32 @@ class Sequel:
         unsure = [name for name in outcome.held if name in plan.unsure]
         if unsure:
             ended |= self._decide(key.goal_id, plan, unsure)
+        if plan.window is not None and not ended:
+            ended |= self._move_window(key.goal_id, plan)
         no_room_asked = key.item >= 0 or outcome.verdict in {"continued", "fallback"}
         self._top_up(plan, [name for name in outcome.held if name not in plan.unsure], limited=not no_room_asked)
         self.freed(plan.stages[key.name], backlog=outcome.backlog or outcome.verdict in {"continued", "fallback"})
         if ended:
             self.goal_ended(key.goal_id, plan)
+
+    def move_window(self, round_id: UUID) -> None:
+        """Let the next tasks of a round go, if whoever ended the last one died before it could."""
+        row = goals.get(self._database, round_id)
+        if row is not None:
+            plan = self._plans.get(row.snapshot)
+            if self._move_window(round_id, plan):
+                self.goal_ended(round_id, plan)
+
+    def _move_window(self, round_id: UUID, plan: Plan) -> bool:
+        """Let as many tasks of a round go as its window takes; one that is skipped leaves its place to the next.
+
+        Returns:
+            Whether the round has ended with it.
+        """
+        ended = False
+        while names := rounds.let_go(self._database, round_id):
+            ended |= self._decide(round_id, plan, names)
+        return ended
 
     def _decide(self, goal_id: UUID, plan: Plan, names: Sequence[str]) -> bool:
         """Skip those of some ready stages that need not run, and what that makes ready in turn; send the others.
@@ -102,6 +126,9 @@ class Sequel:
         while todo:
             name = todo.pop()
             stage = plan.stages[name]
+            if name not in plan.unsure:
+                runs.append(name)
+                continue
             asked = tuple(dict.fromkeys((*stage.needs, *stage.reads)))
             reason = why_skipped(stage, goal, openings.inputs(self._database, goal_id, asked))
             if reason is None:
@@ -139,7 +166,7 @@ class Sequel:
 
     def goal_ended(self, goal_id: UUID, plan: Plan) -> None:
         """Let the next goal of a limited pipeline go, and tell the stage that this goal was the work of."""
-        if plan.spec is not None and plan.spec.max_concurrent_goals is not None:
+        if plan.max_concurrent_goals is not None:
             self.admit(plan)
         row = goals.get(self._database, goal_id)
         if row is not None and row.parent_goal is not None:
@@ -164,7 +191,7 @@ class Sequel:
         key = StageKey(row.parent_goal, row.parent_stage, row.parent_item)
         above = self._plans.get(parent.snapshot)
         try:
-            text = self._result(row, plan, key)
+            text = self._told_of_round(row) if plan.kind == "round" else self._result(row, plan, key)
         except EnvironmentNotReadyError:
             raise  # says nothing of the goal
         except LoomqError as error:
@@ -175,6 +202,12 @@ class Sequel:
             outcome = stages.complete(self._database, key, row.id, output=text, room=room)
         if outcome.verdict not in {"fenced", "retried"}:
             self.after(key, above, outcome, parent.priority)
+
+    def _told_of_round(self, row: Any) -> str:
+        """Say how a round ended: what its tasks gave stays where it is, and failures are the next round's business."""
+        counts = rounds.counts(self._database, row.id)
+        total, done = sum(counts.values()), counts.get("done", 0)
+        return json.dumps({"goal_id": str(row.id), "total": total, "succeeded": done, "failed": total - done})
 
     def _result(self, row: Any, plan: Plan, key: StageKey) -> str:
         if row.state != "done":
@@ -188,14 +221,9 @@ class Sequel:
         finished = openings.inputs(self._database, row.id, list(plan.stages))
         try:
             return inline_json(
-                result_of(plan, about(row), finished),
+                result_of(self._database, plan, about(row), finished),
                 what=f"the result of goal {row.id}",
                 limit_bytes=self._settings.max_inline_bytes,
             )
         except InlineValueError as error:
             raise PipelineValidationError(error.message, stage=key.name, hint=error.hint) from error
-
-
-def about(row: Any) -> dict[str, Any]:
-    """Give what mappings and conditions may ask of a goal."""
-    return {"goal_id": str(row.id), "instruction": row.instruction, "context": row.context}

@@ -1,4 +1,4 @@
-"""Stages that run a pipeline: each is the work of a goal of its own."""
+"""Stages that run a pipeline, an orchestrator or a round of tasks: each is the work of a goal of its own."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from loomq.contracts import Contract
 from loomq.messages import OrchestratorGoal
+from loomq.orchestrator.manifest import ORCHESTRATOR_INPUT
+from loomq.orchestrator.tasks import Subtask
 from loomq.queues.names import priority_named
+from loomq.runs.snapshot import snapshot_of_round, snapshot_within
 from loomq.store import goals, openings
 
 if TYPE_CHECKING:
@@ -39,26 +43,49 @@ class Subgoals:
             PipelineValidationError: The context breaks the pipeline's contract.
             InlineValueError: It is too large.
         """
-        child = self._child(plan, stage, claim, context)
+        instruction = claim.instruction
+        if stage.pipeline in plan.orchestrators:
+            Contract(ORCHESTRATOR_INPUT).check(context, "input", stage=stage.name)
+            instruction, context = context["instruction"], context.get("context", {})
+        body = snapshot_within(plan, str(stage.pipeline))
+        self._leave(claim, self._child(body, claim, context, instruction, self._deadline(stage, claim)))
+
+    def open_round(self, plan: Plan, stage: StagePlan, claim: Claim) -> None:
+        """Submit the tasks of a plan as a goal of their own, and leave the claimed stage to it; as ``open``."""
+        assert plan.frozen is not None
+        said = [task for name in stage.reads for task in claim.inputs[name]["output"]["tasks"]]
+        tasks = [Subtask.of(one) for one in said]
+        body = snapshot_of_round(plan.name, tasks, plan.frozen.spec.max_concurrent_tasks, plan)
+        payloads = {task.name: task.payload for task in tasks}
+        self._leave(claim, self._child(body, claim, payloads, claim.instruction, self._deadline(stage, claim)))
+
+    def _leave(self, claim: Claim, child: UUID) -> None:
         verdict = openings.delegate(self._database, claim.key, claim.token, child)
         if verdict == "fenced":
             logger.warning("stage %s of goal %s was taken back while it opened", claim.key.name, claim.key.goal_id)
         self._sequel.close(child)  # it may have ended before the stage was left to it
 
-    def _child(self, plan: Plan, stage: StagePlan, claim: Claim, context: dict[str, Any]) -> UUID:
+    def _child(
+        self,
+        body: dict[str, Any],
+        claim: Claim,
+        context: dict[str, Any],
+        instruction: str,
+        deadline: datetime | None,
+    ) -> UUID:
         newest = openings.newest_child(self._database, claim.key)
         if newest is not None and newest[1] in {"open", "done"}:
             return newest[0]
         key = claim.key
         goal = OrchestratorGoal(
-            instruction=claim.instruction,
-            pipeline=stage.pipeline,
+            instruction=instruction,
+            pipeline=body["name"],
             context=context,
             priority=priority_named(claim.priority),
-            deadline=self._deadline(stage, claim),
+            deadline=deadline,
             idempotency_key=f"part:{key.goal_id}/{key.name}/{key.item}#{newest[2] if newest else 0}",
         )
-        return self._submitter.submit(goal, body=plan.snapshot_of(str(stage.pipeline)), parent=key).goal_id
+        return self._submitter.submit(goal, body=body, parent=key).goal_id
 
     def _deadline(self, stage: StagePlan, claim: Claim) -> datetime | None:
         row = goals.get(self._database, claim.key.goal_id)

@@ -19,7 +19,7 @@ from loomq.errors import (
 from loomq.inline import inline_json
 from loomq.queues.names import level
 from loomq.queues.routing import unknown_name
-from loomq.runs.freeze import freeze_pipeline, freeze_worker
+from loomq.runs.freeze import freeze, freeze_worker
 from loomq.store import goals
 from loomq.store.goals import NewGoal, NewStage
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from loomq.catalog import Catalog
     from loomq.configs import Configs
     from loomq.messages import OrchestratorGoal
-    from loomq.runs.plan import Plan, PlanCache
+    from loomq.runs.plan import Plan
     from loomq.runs.publish import Publisher
+    from loomq.runs.snapshot import PlanCache
     from loomq.settings import Settings
     from loomq.store.engine import Database
     from loomq.store.stages import StageKey
@@ -136,11 +137,14 @@ class Submitter:
         key = call.key if call else goal.idempotency_key
         rows = self._stages(plan, goal, tier=tier, max_retries=max_retries, timeout_s=timeout_s, rerun=rerun)
         roots = [row for row in rows if not row.waits_for and row.state == "waiting"]
-        is_limited = plan.spec is not None and plan.spec.max_concurrent_goals is not None
+        if plan.window is not None:  # the others wait until it lets them go
+            roots = sorted(roots, key=lambda row: -row.priority)[: plan.window]
+        begin = {row.name for row in roots}
+        is_limited = plan.max_concurrent_goals is not None
         due_now = not_before is None and publish and not is_limited
         room = self._publisher.room((row.worker, row.tier, row.priority) for row in roots) if due_now else {}
         begun: set[tuple[str, str, int]] = set()
-        rows = [_first_state(row, room, begun, not_before) for row in rows]
+        rows = [_first_state(row, room, begun, not_before) if row.name in begin else row for row in rows]
         goal_id, created = self._write(_row(plan, goal, call, parent, rerun), rows, snapshot, body, key)
         sent = [row.name for row in rows if row.state == "published"]
         if created and sent and call is None:
@@ -164,15 +168,14 @@ class Submitter:
             raise SubmitUnavailableError(f"the goal was not accepted: {error.message}", hint=error.hint) from error
 
     def _snapshot(self, pipeline: str | None, worker: str | None) -> tuple[str, dict[str, Any]]:
-        kind, name = which = ("worker", worker) if worker is not None else ("pipeline", pipeline or "")
+        kind, name = which = ("worker", worker) if worker is not None else ("pipeline or orchestrator", pipeline or "")
         catalog, kept = self._configs.project.catalog, self._snapshots.get(which)
         if kept is not None and kept[0] is catalog:
             return kept[1:]
-        known: Mapping[str, Any] = catalog.workers if kind == "worker" else catalog.pipelines
+        known = {*catalog.workers} if kind == "worker" else {*catalog.pipelines, *catalog.orchestrators}
         if name not in known:
             raise unknown_name(kind, name, known)
-        freeze = freeze_worker if kind == "worker" else freeze_pipeline
-        body = freeze(catalog, name, allow=self._settings.import_allow)
+        body = (freeze_worker if kind == "worker" else freeze)(catalog, name, allow=self._settings.import_allow)
         self._snapshots[which] = kept = (catalog, spec_hash(body), body)
         return kept[1:]
 
@@ -226,6 +229,8 @@ class Submitter:
                 max_retries=stage.max_retries if max_retries is None else max_retries,
                 needs=stage.needs,
                 fallback=None if stage.each else stage.fallback,  # else its items have it
+                place=stage.place,
+                max_parallel=plan.window,
             )
             for stage in plan.stages.values()
         ]
@@ -234,9 +239,7 @@ class Submitter:
 def _first_state(
     row: NewStage, room: dict[tuple[str, str, int], int], begun: set[tuple[str, str, int]], not_before: datetime | None
 ) -> NewStage:
-    """Say how a stage begins; one that is published takes its place in ``room``, the first on a queue before others."""
-    if row.waits_for or row.state != "waiting":
-        return row
+    """Say how a first stage begins; a published one takes its place in ``room``, the first on a queue before others."""
     place = (row.worker, row.tier, row.priority)
     if room.get(place, 0) <= 0:
         return replace(row, state="ready", not_before=not_before.isoformat() if not_before else None)
@@ -264,9 +267,9 @@ def _row(
         budget=goal.budget,
         task_id=call.task_id if call else None,
         canvas=json.loads(json.dumps(call.canvas)) if call else None,
-        on_failure=plan.spec.on_failure if plan.spec else "fail",
-        timeout_s=plan.spec.goal_timeout_seconds if plan.spec else None,
-        max_concurrent=plan.spec.max_concurrent_goals if plan.spec else None,
+        on_failure="continue_partial" if plan.goes_on else "fail",
+        timeout_s=plan.goal_timeout_s,
+        max_concurrent=plan.max_concurrent_goals,
         parent=(parent.goal_id, parent.name, parent.item) if parent else None,
         rerun_of=rerun.goal_id if rerun else None,
         is_newer=plan.is_newer,

@@ -6,12 +6,12 @@ import logging
 import os
 import socket
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from loomq.errors import BrokerUnavailableError, DatabaseUnavailableError
-from loomq.store import backlog, goals, limits, nodes, openings, results, stages
+from loomq.runs.swept import Swept
+from loomq.store import backlog, goals, limits, nodes, openings, results, rounds, stages
 from loomq.store.survey import survey
 
 if TYPE_CHECKING:
@@ -40,39 +40,6 @@ _TURNS_FORGOTTEN_S = 600.0
 _FORGET_EVERY_S = 60.0
 _AT_ONCE = 100  # rows a transaction: other work waits for its locks
 _ROWS_SHARE = 0.5  # of a pass, for what may be thousands of rows: the queues must have their turn
-
-
-@dataclass
-class Swept:
-    """What one pass did.
-
-    Args:
-        taken_back: Stages whose lease ran out and that are ready again.
-        timed_out: Stages that ran beyond their timeout and are tried again.
-        given_up: Stages of either kind that had no attempt or delivery left.
-        overdue: Goals that ended at their deadline.
-        lost: Messages that were found lost.
-        topped_up: Messages sent.
-        chords: Bodies of users' chords sent.
-        calls: Raw calls whose continuation was sent.
-        told: Stages that heard of the end of the goal that was their work.
-        admitted: Goals of limited pipelines that were let go.
-        silo_updates: Changes of silos that were left behind and are made, or refused.
-        faults: What could not be done in this pass, and will be tried in the next.
-    """
-
-    taken_back: int = 0
-    timed_out: int = 0
-    given_up: int = 0
-    overdue: int = 0
-    lost: int = 0
-    topped_up: int = 0
-    chords: int = 0
-    calls: int = 0
-    told: int = 0
-    admitted: int = 0
-    silo_updates: int = 0
-    faults: list[str] = field(default_factory=list)
 
 
 _OUTCOMES = {"ready": "taken_back", "retried": "timed_out", "ended": "given_up"}
@@ -114,7 +81,7 @@ class Sweeper:
         self._grace_until = 0.0
         self._forget_at = 0.0
         self._chords_at = 0.0
-        self._silos_at = 0.0
+        self._stragglers_at = 0.0
         self._empty_at: dict[tuple[str, str, int], list[float]] = {}
         self._done = Swept()
 
@@ -175,9 +142,10 @@ class Sweeper:
             self._alone(self._finish_chords)
         if found.calls:
             self._alone(self._follow_calls)
-        if time.monotonic() >= self._silos_at:
-            self._silos_at = time.monotonic() + _STALE_S
+        if time.monotonic() >= self._stragglers_at:
+            self._stragglers_at = time.monotonic() + _STALE_S
             self._alone(self._settle_silos)
+            self._alone(self._move_windows)
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + _FORGET_EVERY_S
             self._alone(lambda: nodes.forget(self._database, _NODE_FORGOTTEN_S))
@@ -262,6 +230,11 @@ class Sweeper:
     def _settle_silos(self) -> None:
         """Make the changes of silos whose process died before it could."""
         self._done.silo_updates += self._silos.settle_waiting()
+
+    def _move_windows(self) -> None:
+        """Let tasks of rounds go of which nothing is under way."""
+        for round_id in rounds.stuck(self._database, _AT_ONCE):
+            self._done.windows += self._alone(partial(self._sequel.move_window, round_id))
 
     def _mind_queues(self, found: Survey, memory: Mapping[str, object]) -> None:
         """Make ready again what was lost on the way, and fill the queues' windows."""

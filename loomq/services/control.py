@@ -15,9 +15,9 @@ from loomq.errors import (
 )
 from loomq.messages import OrchestratorGoal
 from loomq.queues.names import priority_named
-from loomq.runs.freeze import freeze_pipeline
-from loomq.runs.plan import Plan
+from loomq.runs.freeze import freeze
 from loomq.runs.rerun import RerunPlan, changed_context, plan_rerun
+from loomq.runs.snapshot import parse
 from loomq.runs.submit import Rerun
 from loomq.store import goals
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from loomq.loom import Loom
+    from loomq.runs.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -174,12 +175,12 @@ def _target(loom: Loom, row: Any, *, current: bool) -> tuple[Plan, dict[str, Any
         if body is None:
             raise GoalNotFoundError(f"the database holds no snapshot of goal {row.id}", hint="run it with --current")
         return loom.plans.get(row.snapshot), body
-    if row.kind != "pipeline":
+    if row.kind not in {"pipeline", "orchestrator"}:
         raise NotSupportedYetError("a task of one worker has no stages to reuse", hint="submit it anew")
-    if row.pipeline not in loom.catalog.pipelines:
-        raise UnknownNameError(f'no pipeline is called "{row.pipeline}" any more', hint="run it without --current")
-    body = freeze_pipeline(loom.catalog, row.pipeline, allow=loom.settings.import_allow)
-    return Plan.parse(body), body
+    if row.pipeline not in {*loom.catalog.pipelines, *loom.catalog.orchestrators}:
+        raise UnknownNameError(f'no {row.kind} is called "{row.pipeline}" any more', hint="run it without --current")
+    body = freeze(loom.catalog, row.pipeline, allow=loom.settings.import_allow)
+    return parse(body), body
 
 
 def _ended(loom: Loom, goal_id: UUID) -> Any:

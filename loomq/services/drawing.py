@@ -100,7 +100,7 @@ def notes(stage: StagePlan) -> tuple[str, ...]:
     """Say in a few words what is special about a stage: its for_each, its condition and its fallback."""
     spec = stage.spec
     if spec is None:
-        return ()
+        return _notes_of_step(stage)
     found = []
     if spec.for_each is not None:
         most = f", {spec.max_parallel} at once" if spec.max_parallel else ""
@@ -110,6 +110,14 @@ def notes(stage: StagePlan) -> tuple[str, ...]:
     if spec.fallback is not None:
         found.append(f"else {spec.fallback.worker_type or 'a value'}")
     return tuple(" ".join(note.split()) for note in found)
+
+
+def _notes_of_step(stage: StagePlan) -> tuple[str, ...]:
+    if stage.step is None:
+        return ()
+    if stage.step.kind == "plan":
+        return (f"a model plans round {stage.step.round}",)
+    return (f"the tasks of round {stage.step.round}, if there are any",) if stage.step.round else ("the conclusion",)
 
 
 def _label(stage: StagePlan) -> str:

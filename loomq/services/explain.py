@@ -6,14 +6,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from loomq.contracts import Contract
-from loomq.errors import GoalNotFoundError, LoomqError, NotFoundError
+from loomq.errors import EnvironmentNotReadyError, GoalNotFoundError, LoomqError, NotFoundError
+from loomq.messages import CheckpointState
+from loomq.orchestrator.checkpoint import RedisCheckpoints
+from loomq.orchestrator.explained import Kept, prompt_of
+from loomq.orchestrator.manifest import ORCHESTRATOR_INPUT
+from loomq.orchestrator.memory import About
 from loomq.problems import suggest
 from loomq.redaction import redacted_json
-from loomq.runs.sequel import about
+from loomq.runs.about import about
+from loomq.runs.orchestration import history, inputs_of_task, step_program
 from loomq.services import inspect, tracks
 from loomq.services.account import Asked, Attempt, Checked, GoalAccount, Round, StageAccount
 from loomq.services.views import ChildView
-from loomq.store import details, goals, journal, openings, spending
+from loomq.store import checkpoints, details, goals, journal, openings, spending
 from loomq.store.stages import StageKey
 from loomq.workers.prompt import NOTHING, knowledge_of, request_of
 
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from loomq.llm.base import LLMRequest
     from loomq.loom import Loom
     from loomq.messages import TaskStatus
+    from loomq.orchestrator.manifest import Frozen
     from loomq.runs.plan import Plan, StagePlan
     from loomq.services.timing import StageTiming
     from loomq.services.views import GoalView, StageView
@@ -88,8 +95,8 @@ def stage(loom: Loom, goal_id: UUID, name: str, item: int = -1) -> StageAccount:
     parents = {one.name: one.status for one in view.stages if one.name in plan.graph.parents[name]}
     mine, timing = _of_item(loom, view, shown, row, plan) if item >= 0 else (shown, _timing(view, name))
     roots = _roots(loom, here, row, asked)
-    payload = _payload(plan, here, row, roots)
-    prompt, prompt_fault = _prompt(loom, here, payload)
+    payload = _payload(plan, here, row, roots, asked)
+    prompt, prompt_fault = _prompt_of_step(loom, plan, here, goal_id, asked) or _prompt(loom, here, payload)
     return StageAccount(
         goal_id=goal_id,
         kind=view.kind,
@@ -123,7 +130,7 @@ def input_of(loom: Loom, key: StageKey) -> Checked:
     if row is None:
         raise NotFoundError(f"goal {key.goal_id} has no such stage", hint=f"loomq show {key.goal_id}")
     here = plan.stages[key.name].run_by(row.worker, row.tier)
-    return _payload(plan, here, row, _roots(loom, here, row, asked))
+    return _payload(plan, here, row, _roots(loom, here, row, asked), asked)
 
 
 def why(stage: StageView, parents: Mapping[str, TaskStatus], goal: GoalView) -> str:
@@ -187,22 +194,29 @@ def _of_item(
 
 def _roots(loom: Loom, stage: StagePlan, row: Row[Any], asked: dict[str, Any]) -> dict[str, Any]:
     """Give what the stage's mapping and condition may ask for, as it is now."""
-    reads = stage.spec.reads if stage.spec else ()
-    found = openings.inputs(loom.database, row.goal_id, reads) if reads else {}
+    reads = stage.spec.reads if stage.spec else stage.reads
+    found: dict[str, Any] = openings.inputs(loom.database, row.goal_id, reads) if reads else {}
+    if stage.task is not None:
+        whole = goals.get(loom.database, row.goal_id)
+        payload = asked["context"].get(stage.name, {})
+        if whole is not None and whole.parent_goal is not None:
+            found |= inputs_of_task(loom.database, whole.parent_goal, payload, known=found)
+        return {"goal": {}, **found}
     return {**found, "goal": asked, **({"item": row.element, "index": row.item} if row.item >= 0 else {})}
 
 
-def _payload(plan: Plan, stage: StagePlan, row: Row[Any], roots: dict[str, Any]) -> Checked:
+def _payload(plan: Plan, stage: StagePlan, row: Row[Any], roots: dict[str, Any], asked: dict[str, Any]) -> Checked:
     contract = stage.inputs
     if stage.pipeline is not None:
-        schema = plan.pipelines[stage.pipeline].input_schema
+        inner = plan.pipelines.get(stage.pipeline)
+        schema = inner.input_schema if inner else ORCHESTRATOR_INPUT
         contract = Contract(schema) if schema is not None else None
     if row.payload is not None:
         return _checked(row.payload, contract)
     if stage.each is not None and row.item < 0:
         return Checked(None, "each item has its own")
     try:
-        return _checked(stage.payload(roots["goal"], roots), contract)
+        return _checked(stage.payload(asked, roots), contract)
     except LoomqError as error:
         return Checked(None, error.message)
 
@@ -236,6 +250,31 @@ def _prompt(loom: Loom, stage: StagePlan, payload: Checked) -> tuple[LLMRequest 
     except LoomqError as error:
         fault = f"without its knowledge, which cannot be read here: {error.message}"
     return request_of(stage.worker, value, stage.timeout_s, known), fault
+
+
+def _prompt_of_step(
+    loom: Loom, plan: Plan, stage: StagePlan, goal_id: UUID, asked: dict[str, Any]
+) -> tuple[LLMRequest | None, str | None] | None:
+    """Put the prompt of an orchestrator's step together; ``None`` if the stage is none that asks a model."""
+    step = stage.step
+    if step is None:
+        return None
+    if step.kind == "tasks" or plan.frozen is None:
+        return None, None
+    so_far = history(loom.database, goal_id, before=step.round or None)
+    goal = About(goal_id, asked["instruction"], redacted_json(asked["context"]))
+    return prompt_of(step_program(plan, stage, goal, so_far, Kept()), _checkpoints(loom, plan.frozen, goal_id))
+
+
+def _checkpoints(loom: Loom, frozen: Frozen, goal_id: UUID) -> list[CheckpointState]:
+    if frozen.spec.checkpoint.store == "postgres":
+        return [CheckpointState.model_validate(one) for one in checkpoints.listed(loom.database, goal_id)]
+    server = loom.app.limiter.server
+    try:
+        newest = RedisCheckpoints(server).latest(goal_id) if server is not None else None
+    except EnvironmentNotReadyError:
+        newest = None
+    return [newest] if newest is not None else []
 
 
 def _rounds(loom: Loom, key: StageKey) -> Iterator[Round]:

@@ -10,9 +10,9 @@ from uuid import UUID
 from loomq.errors import GoalNotFoundError, PipelineMappingError
 from loomq.messages import TaskStatus
 from loomq.queues.names import priority_named
+from loomq.runs.about import about
 from loomq.runs.result import result_of
-from loomq.runs.sequel import about
-from loomq.services import tracks
+from loomq.services import rounds, tracks
 from loomq.services.views import (
     SCHEMA_VERSION,
     ChildView,
@@ -127,6 +127,9 @@ def detailed(loom: Loom, goal_id: UUID) -> GoalView:
     view = _view(loom, row, plan, goals.stages_of(loom.database, goal_id, items=needed))
     stages = tuple(_with_waits(loom, _with_details(loom, goal_id, view.stages), view))
     view = replace(view, stages=stages, tokens=_sum([stage.tokens for stage in stages if stage.tokens]))
+    if row.kind == "orchestrator":
+        found = rounds.of_goal(loom, goal_id, stage_view, lambda round_id: children_of(loom, round_id))
+        view = replace(view, rounds=found)
     return replace(view, timing=_timing(loom, view, plan))
 
 
@@ -289,7 +292,8 @@ def _result(loom: Loom, row: Row[Any], plan: Plan, stages: Sequence[StageView]) 
     outputs = {stage.name: stage.output for stage in stages if stage.state == "done"}
     finished = {stage.name: {**stage.timeline(), "output": stage.output} for stage in stages if stage.state == "done"}
     try:
-        found = result_of(plan, about(row), finished) if row.state == "done" or plan.kind == "worker" else outputs
+        is_whole = row.state == "done" or plan.kind in {"worker", "orchestrator"}
+        found = result_of(loom.database, plan, about(row), finished) if is_whole else outputs
     except PipelineMappingError as error:
         unread = [stage.name for stage in stages if stage.name in outputs and stage.output is None]
         again = goals.stages_of(loom.database, row.id, items=unread) if unread else []

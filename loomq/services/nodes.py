@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from loomq.errors import EnvironmentNotReadyError
 from loomq.processes import die_with_parent
 from loomq.services import inspect
+from loomq.services.plans import plan_of_goal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,8 +194,10 @@ class NodeAtHand:
 
 
 def queues_of(loom: Loom, goal_id: UUID) -> set[str]:
-    """Name the queues that a goal's stages go to."""
-    return {loom.router.queue(stage.worker, stage.tier) for stage in inspect.progress(loom, goal_id)}
+    """Name the queues that a goal's stages, and what they contain, go to or may go to."""
+    found = {(stage.worker, stage.tier) for stage in inspect.progress(loom, goal_id)}
+    found |= plan_of_goal(loom, goal_id).routes
+    return {loom.router.queue(worker, tier) for worker, tier in found}
 
 
 def unserved(loom: Loom, queues: set[str]) -> set[str]:

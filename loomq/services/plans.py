@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from loomq.catalog import load_catalog
 from loomq.configs import limits_of, router_of
-from loomq.errors import ConfigError, NotSupportedYetError, UnknownNameError
+from loomq.errors import ConfigError, UnknownNameError
 from loomq.kinds import shown_name
 from loomq.pipelines.canvas import segments
 from loomq.problems import listed, suggest
 from loomq.queues.names import priority_named
 from loomq.registry import project_on_path
-from loomq.runs.freeze import freeze_pipeline
-from loomq.runs.plan import Plan
+from loomq.runs.freeze import freeze
+from loomq.runs.snapshot import parse
 from loomq.services import inspect
 from loomq.services.drawing import notes
 from loomq.store import goals
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     from loomq.catalog import Catalog
     from loomq.loom import Loom
+    from loomq.orchestrator.manifest import Offer
     from loomq.pipelines.canvas import Segment
     from loomq.pipelines.graph import StageGraph
     from loomq.problems import Problem
     from loomq.queues.limits import Limits
-    from loomq.runs.plan import StagePlan
+    from loomq.runs.plan import Plan, StagePlan
     from loomq.settings import Settings
 
 
@@ -88,12 +89,33 @@ class SegmentLine:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferLine:
+    """Something that an orchestrator's plans may use.
+
+    Args:
+        kind: ``worker``, ``pipeline`` or ``orchestrator``.
+        tiers: Where its tasks may run, the first by default.
+    """
+
+    name: str
+    kind: str
+    description: str
+    tiers: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it."""
+        return {"name": self.name, "kind": self.kind, "description": self.description, "tiers": list(self.tiers)}
+
+
+@dataclass(frozen=True, slots=True)
 class PlanView:
     """What a pipeline's goals will do, if nothing changes before they are submitted.
 
     Args:
         stages: By level, in the order of the file.
         findings: What ``loomq validate`` says about the pipeline's file and those of its workers.
+        kind: ``pipeline`` or ``orchestrator``; of the latter only the steps are known before it runs.
+        offers: What an orchestrator's plans may use.
     """
 
     name: str
@@ -102,6 +124,8 @@ class PlanView:
     stages: tuple[StageLine, ...]
     segments: tuple[SegmentLine, ...]
     findings: tuple[Problem, ...]
+    kind: str = "pipeline"
+    offers: tuple[OfferLine, ...] = ()
 
     @property
     def levels(self) -> int:
@@ -117,7 +141,7 @@ class PlanView:
         """Describe the plan."""
         return {
             "schema_version": inspect.SCHEMA_VERSION,
-            "pipeline": self.name,
+            self.kind: self.name,
             "description": self.description,
             "file": self.file,
             "levels": self.levels,
@@ -125,6 +149,7 @@ class PlanView:
             "stages": [stage.to_json() for stage in self.stages],
             "segments": [segment.to_json() for segment in self.segments],
             "findings": [problem.to_json() for problem in self.findings],
+            **({"available": [offer.to_json() for offer in self.offers]} if self.kind == "orchestrator" else {}),
         }
 
 
@@ -135,7 +160,6 @@ def plan(settings: Settings, name: str) -> PlanView:
 
     Raises:
         UnknownNameError: No pipeline is called so.
-        NotSupportedYetError: It is an orchestrator.
         ConfigError: Its file, or that of a worker it names, has errors.
     """
     catalog, frozen, findings = _frozen(settings, name)
@@ -147,8 +171,10 @@ def plan(settings: Settings, name: str) -> PlanView:
     }
     return PlanView(
         name=name,
-        description=catalog.pipelines[name].description,
-        file=shown_name(catalog.files["pipeline", name]),
+        kind=frozen.kind,
+        description=frozen.frozen.spec.description if frozen.frozen else catalog.pipelines[name].description,
+        file=shown_name(catalog.files[frozen.kind, name]),
+        offers=tuple(_offer(offer) for offer in frozen.frozen.offers) if frozen.frozen else (),
         stages=tuple(_stages(frozen, limits)),
         segments=published(frozen.graph, frozen.alone | limited),
         findings=findings,
@@ -204,6 +230,8 @@ def _line(segment: Segment, parents: tuple[str, ...]) -> SegmentLine:
 def _frozen(settings: Settings, name: str) -> tuple[Catalog, Plan, tuple[Problem, ...]]:
     project_on_path(settings.project)
     catalog, problems = load_catalog(settings, imports=True)
+    if name in catalog.orchestrators:
+        return _frozen_orchestrator(settings, catalog, problems, name)
     if name not in catalog.pipelines:
         raise _missing(settings, catalog, problems, name)
     used = catalog.pipelines[name].worker_types
@@ -213,14 +241,25 @@ def _frozen(settings: Settings, name: str) -> tuple[Catalog, Plan, tuple[Problem
     findings = tuple(problem for problem in problems if problem.file in files)
     if any(worker not in catalog.workers for worker in used):
         raise _unusable(f"a worker of pipeline {name}", findings)
-    return catalog, Plan.parse(freeze_pipeline(catalog, name, allow=settings.import_allow)), findings
+    return catalog, parse(freeze(catalog, name, allow=settings.import_allow)), findings
+
+
+def _frozen_orchestrator(
+    settings: Settings, catalog: Catalog, problems: Sequence[Problem], name: str
+) -> tuple[Catalog, Plan, tuple[Problem, ...]]:
+    spec = catalog.orchestrators[name]
+    known = {*catalog.workers, *catalog.pipelines, *catalog.orchestrators}
+    own = shown_name(catalog.files["orchestrator", name])
+    named = {
+        shown_name(file) for (_, other), file in catalog.files.items() if other in {one.name for one in spec.named}
+    }
+    findings = tuple(problem for problem in problems if problem.file in {own, *named})
+    if any(one.name not in known for one in spec.named):
+        raise _unusable(f"what orchestrator {name} may use", findings)
+    return catalog, parse(freeze(catalog, name, allow=settings.import_allow)), findings
 
 
 def _missing(settings: Settings, catalog: Catalog, problems: Sequence[Problem], name: str) -> Exception:
-    if name in catalog.orchestrators:
-        return NotSupportedYetError(
-            f'"{name}" is an orchestrator, whose plan is made while it runs', hint="plan a pipeline"
-        )
     file = shown_name(settings.pipelines_dir / f"{name}.yaml")
     own = tuple(problem for problem in problems if problem.file == file)
     if own:
@@ -236,6 +275,10 @@ def _unusable(what: str, problems: Sequence[Problem]) -> ConfigError:
     return ConfigError(
         f"{what} has errors: {told}", hint="see all of them: loomq validate", problems=errors or list(problems)
     )
+
+
+def _offer(offer: Offer) -> OfferLine:
+    return OfferLine(offer.name, offer.kind, offer.description, offer.tiers)
 
 
 def _stages(frozen: Plan, limits: Limits) -> Iterator[StageLine]:

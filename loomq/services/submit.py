@@ -14,13 +14,14 @@ from pydantic import ValidationError
 from loomq.errors import GoalCancelledError, GoalFailedError, WaitTimeoutError
 from loomq.loom import Loom
 from loomq.messages import Budget, ModelTier, OrchestratorGoal, TaskPriority, TaskStatus
-from loomq.services import control, events, inspect
+from loomq.services import control, events, inspect, results
 from loomq.services.transcripts import Session
 from loomq.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
+    from loomq.messages import TaskResult
     from loomq.services.events import GoalEvent
     from loomq.services.inspect import StageView
 
@@ -64,14 +65,23 @@ class GoalHandle:
         return list(inspect.goal(self._loom, self.goal_id).stages)
 
     def result(
-        self, timeout: float | None = None, *, on_change: Callable[[], None] | None = None, every_s: float = _POLL_S
+        self,
+        timeout: float | None = None,
+        *,
+        on_change: Callable[[], None] | None = None,
+        every_s: float = _POLL_S,
+        on_result: Callable[[TaskResult], None] | None = None,
     ) -> dict[str, Any]:
         """Wait for the goal and give its result: what its ``output`` selects, or every stage's output by name.
+
+        An orchestrator's is ``succeeded``, ``failed`` and ``metadata``, with ``synthesis``, ``confidence``,
+        ``conflicts`` and ``gaps`` if a model draws the conclusion.
 
         Args:
             timeout: Seconds to wait; ``None`` waits without bound.
             on_change: Called again and again while waiting, for whoever shows progress.
             every_s: How often, in seconds, to call it and to look in case a wake-up got lost.
+            on_result: Called with the result of each task, or of each stage of a pipeline, soon after its end.
 
         Raises:
             GoalFailedError: It failed; the error carries the finished outputs.
@@ -79,7 +89,10 @@ class GoalHandle:
             WaitTimeoutError: It has not ended yet; it goes on.
             DatabaseUnavailableError: Postgres went away; the goal is kept.
         """
-        self._wait(timeout, on_change, every_s)
+        tell = results.heard(self._loom, self.goal_id, on_result) if on_result else None
+        self._wait(timeout, _both(on_change, tell), every_s)
+        if tell is not None:
+            tell()
         view = inspect.goal(self._loom, self.goal_id)
         if view.status is TaskStatus.COMPLETED:
             return view.result
@@ -116,6 +129,26 @@ class GoalHandle:
     def aevents(self, after: int = 0, timeout: float | None = None) -> AsyncIterator[GoalEvent]:
         """Follow as ``events`` does, without blocking the event loop; each reader keeps a thread busy."""
         return events.afollowed(self._loom, self.goal_id, after, timeout)
+
+    def results(self, timeout: float | None = None, *, keep_running: bool = False) -> Iterator[TaskResult]:
+        """Give the results of the goal's tasks as they arrive: an orchestrator's tasks, or a pipeline's stages.
+
+        Leaving early, by ``break`` or by an exception, cancels the rest of the goal.
+
+        Args:
+            timeout: Seconds without a result after which to give up; ``None`` waits without bound.
+            keep_running: Let the goal go on when one leaves early.
+
+        Raises:
+            GoalNotFoundError: The goal is not in the database any more.
+            WaitTimeoutError: Nothing came for so long.
+            DatabaseUnavailableError: Postgres does not answer.
+        """
+        return results.streamed(self._loom, self.goal_id, timeout, keep_running=keep_running)
+
+    def aresults(self, timeout: float | None = None, *, keep_running: bool = False) -> AsyncIterator[TaskResult]:
+        """Give them as ``results`` does, without blocking the event loop; leave it early through ``aclosing``."""
+        return results.astreamed(self._loom, self.goal_id, timeout, keep_running=keep_running)
 
     def cancel(self, reason: str = "somebody cancelled it") -> bool:
         """End the goal: what waits is cancelled, what runs is interrupted, what is finished is kept.
@@ -169,6 +202,17 @@ class GoalHandle:
                 listener.wait(left, lambda payload: payload.startswith(about_us))
 
 
+def _both(one: Callable[[], None] | None, other: Callable[[], None] | None) -> Callable[[], None] | None:
+    """Give a callable that calls both, as far as they are there."""
+    called = [each for each in (one, other) if each is not None]
+
+    def call() -> None:
+        for each in called:
+            each()
+
+    return call if called else None
+
+
 def submit_goal(
     instruction: str,
     *,
@@ -188,7 +232,7 @@ def submit_goal(
 
     Args:
         instruction: What is wanted, in words; mappings read it as ``goal.instruction``.
-        pipeline: The name of a file in ``pipelines/``.
+        pipeline: The name of a file in ``pipelines/``, a pipeline's or an orchestrator's.
         context: Data for the mappings' ``goal.context``; JSON, up to 256 KB.
         priority: ``low``, ``normal``, ``high`` or ``critical``.
         idempotency_key: A second goal with the same key is the first one.

@@ -1,17 +1,17 @@
-"""What a name that a user typed stands for: a pipeline or a worker of the project."""
+"""What a name that a user typed stands for: a pipeline, an orchestrator or a worker of the project."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from loomq.errors import NotSupportedYetError, UnknownNameError
+from loomq.errors import UnknownNameError
 from loomq.messages import ModelTier
 from loomq.problems import listed, suggest
 
 if TYPE_CHECKING:
     from loomq.loom import Loom
 
-Kind = Literal["pipeline", "worker"]
+Kind = Literal["pipeline", "orchestrator", "worker"]
 
 
 def kind_of(loom: Loom, name: str, *, worker: bool = False) -> Kind:
@@ -23,7 +23,6 @@ def kind_of(loom: Loom, name: str, *, worker: bool = False) -> Kind:
     Raises:
         ConfigError: The project's files have errors.
         UnknownNameError: Nothing is called so.
-        NotSupportedYetError: It is an orchestrator.
     """
     known = loom.catalog
     if name in known.pipelines and not worker:
@@ -31,13 +30,14 @@ def kind_of(loom: Loom, name: str, *, worker: bool = False) -> Kind:
     if name in known.workers:
         return "worker"
     if name in known.orchestrators and not worker:
-        raise NotSupportedYetError(f'"{name}" is an orchestrator, which cannot be run yet', hint="run a pipeline")
-    names = sorted({*known.workers} if worker else {*known.pipelines, *known.workers})
-    what = "worker" if worker else "pipeline or worker"
+        return "orchestrator"
+    names = sorted({*known.workers} if worker else {*known.pipelines, *known.workers, *known.orchestrators})
+    what = "worker" if worker else "pipeline, orchestrator or worker"
     hint = suggest(name, names) or f"{loom.settings.project} has {listed(names) if names else 'none'}"
     raise UnknownNameError(f'no {what} is called "{name}"', hint=hint)
 
 
 def known_queues(loom: Loom) -> set[str]:
     """Name every queue that a worker of this project may be served from."""
-    return {loom.router.queue(name, tier) for name in loom.catalog.workers for tier in ModelTier}
+    doers = (*loom.catalog.workers, *loom.catalog.orchestrators)
+    return {loom.router.queue(name, tier) for name in doers for tier in ModelTier}

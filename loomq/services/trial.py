@@ -14,7 +14,7 @@ from loomq.llm.tiers import Tiers
 from loomq.registry import project_on_path
 from loomq.runs.faults import as_stage_error
 from loomq.runs.freeze import freeze_worker
-from loomq.runs.plan import Plan
+from loomq.runs.snapshot import parse
 from loomq.tools.toolbox import Toolboxes
 from loomq.workers.llm import LLMWorkers
 from loomq.workers.loop import EventLoop
@@ -111,7 +111,7 @@ def attempt(loom: Loom, worker: str, payload: dict[str, Any], *, tier: str | Non
     """
     settings = loom.settings
     project_on_path(settings.project)
-    plan = Plan.parse(freeze_worker(loom.catalog, worker, allow=settings.import_allow))
+    plan = parse(freeze_worker(loom.catalog, worker, allow=settings.import_allow))
     stage = plan.stages[worker]
     chosen = loom.router.tier(worker, tier or stage.tier)
     job = stage.job(payload, tier=chosen, timeout_s=stage.timeout_s)

@@ -30,7 +30,8 @@ class Waits:
         """Say in one line what keeps a route's work from starting; ``None`` if it only waits for its turn."""
         try:
             queue, routed = self._loom.router.queue(worker, tier), self._loom.router.tier(worker, tier)
-            if queue not in self._served and worker not in self._loom.catalog.workers:
+            catalog = self._loom.catalog
+            if queue not in self._served and worker not in {*catalog.workers, *catalog.orchestrators}:
                 return f"worker {worker} has no file any more: put it back and loomq reload, or cancel the goal"
             if queue not in self._served:
                 return f"no live worker node serves {queue}: loomq worker -Q {queue}, or loomq reload if it is new"

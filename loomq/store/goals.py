@@ -33,6 +33,8 @@ class NewStage:
         needs: Those of ``reads`` that the mapping cannot do without.
         fallback: ``{"output": …}``, or another worker: ``{"worker", "tier", "timeout_s", "max_retries"}``.
         bulk: Whether its message stands behind another one of the goal on the same queue.
+        place: Of a round's task: its place in the plan.
+        max_parallel: How many tasks of its round may be under way.
     """
 
     name: str
@@ -49,6 +51,8 @@ class NewStage:
     needs: tuple[str, ...] = ()
     fallback: dict[str, Any] | None = None
     bulk: bool = False
+    place: int | None = None
+    max_parallel: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Describe the row."""
@@ -127,7 +131,7 @@ def submit(
         "hash": snapshot,
         "body": None if snapshot in known_snapshots else json.dumps(body),
     }
-    statement = "SELECT * FROM loomq_submit_2(%(goal)s, %(stages)s, %(key)s, %(hash)s, %(body)s)"
+    statement = "SELECT * FROM loomq_submit_3(%(goal)s, %(stages)s, %(key)s, %(hash)s, %(body)s)"
     outcome, goal_id = database.call(statement, parameters, within_s=_SUBMIT_WITHIN_S)[0]
     if outcome == "spec_missing":
         parameters["body"] = json.dumps(body)
@@ -276,7 +280,7 @@ def listed(
     database: Database, *, limit: int = 20, state: str | None = None, pipeline: str | None = None
 ) -> list[Row[Any]]:
     """List goals, newest first, with how many of their stages there are, are done, and are running."""
-    newest = select(goals)
+    newest = select(goals).where(goals.c.kind != "round")  # part of an orchestrator's, and shown there
     if state:
         newest = newest.where(goals.c.state == state)
     if pipeline:

@@ -1,4 +1,4 @@
-"""The tables of what models were asked and said, and of the silos that they change."""
+"""The tables of what models were asked and said, of the silos that they change, and of checkpoints."""
 
 from __future__ import annotations
 
@@ -80,4 +80,15 @@ Index(
     silo_updates.c.folder,
     silo_updates.c.seq,
     postgresql_where=silo_updates.c.state == "pending",
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("goal_id", Uuid, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", JSONB, nullable=False),
+    moment("created_at", nullable=False),
+    moment("expires_at", nullable=False),
+    postgresql_partition_by="RANGE (goal_id)",
 )

@@ -67,6 +67,7 @@ _GOALS = f"""
         THEN g.ended_at < %(letters)s OR (SELECT max(s.ended_at) {_LETTERS}) <= %(last_letter)s::timestamptz
         ELSE g.ended_at < %(goals)s END
     AND NOT EXISTS (SELECT 1 FROM stages s WHERE s.goal_id = g.id AND s.state = 'claimed')
+    AND NOT (g.kind = 'round' AND EXISTS (SELECT 1 FROM goals p WHERE p.id = g.parent_goal))
 """  # noqa: S608
 _GOALS_DELETED = f"""
 WITH chosen AS MATERIALIZED (
@@ -84,6 +85,8 @@ WITH chosen AS MATERIALIZED (
     DELETE FROM tool_results t USING chosen c WHERE t.goal_id = c.id
 ), gone_updates AS (
     DELETE FROM silo_updates u USING chosen c WHERE u.goal_id = c.id AND u.state <> 'pending'
+), gone_checkpoints AS (
+    DELETE FROM checkpoints p USING chosen c WHERE p.goal_id = c.id
 ), gone_keys AS (
     DELETE FROM idempotency_keys k USING chosen c WHERE k.key = c.idempotency_key AND k.goal_id = c.id
 ), gone AS (

@@ -137,7 +137,7 @@ def claim(
         limits: The limits on concurrency that it must keep, as ``Limits.slots`` writes them.
     """
     rows = database.call(
-        "SELECT * FROM loomq_claim_4("
+        "SELECT * FROM loomq_claim_5("
         "%(goal)s, %(name)s, %(item)s, %(token)s, %(node)s, %(pid)s, %(message)s, %(lease)s, %(limits)s)",
         {
             **key.parameters(),

@@ -161,6 +161,7 @@ stages = Table(
     Column("wants_key", Boolean, nullable=False),
     Column("raised_from", SmallInteger),
     Column("notes", JSONB),
+    Column("place", Integer),
     postgresql_partition_by="RANGE (goal_id)",
 )
 Index(
@@ -218,6 +219,11 @@ Index(
     stages.c.worker,
     stages.c.tier,
     postgresql_where=stages.c.state.in_(("done", "failed", "dead")),
+)
+Index(
+    "stages_in_window",
+    stages.c.goal_id,
+    postgresql_where=(stages.c.state == "waiting") & (stages.c.waits_for == 0) & stages.c.place.is_not(None),
 )
 Index("stages_claimed", stages.c.node, stages.c.lease_until, postgresql_where=stages.c.state == "claimed")
 Index(

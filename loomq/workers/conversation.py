@@ -122,8 +122,11 @@ class Conversation:
     _last: int = 0
     _asked_for: str = ""
 
-    def run(self, request: LLMRequest) -> LLMReply:
+    def run(self, request: LLMRequest, first: int = 0) -> LLMReply:
         """Hold the conversation to its end.
+
+        Args:
+            first: The number of its first round in the journal, for a task that holds more than one.
 
         Raises:
             ConfigError: The tier has no backend or no model.
@@ -132,8 +135,8 @@ class Conversation:
             SoftDeadline: The time was up.
         """
         self._recalled = self.journal.recall()
-        for self._last in range(MAX_TOOL_ROUNDS + 1):
-            may_call = bool(request.tools) and self._last < MAX_TOOL_ROUNDS
+        for self._last in range(first, first + MAX_TOOL_ROUNDS + 1):
+            may_call = bool(request.tools) and self._last < first + MAX_TOOL_ROUNDS
             asked = request.model_copy(update={"may_call_tools": may_call or not request.tools})
             reply = self._reply(self._last, asked)
             self.used.add(reply)
@@ -173,8 +176,14 @@ class Conversation:
     def reject(self) -> None:
         """Forget the last round, since its answer was no good: the next attempt shall ask anew."""
         self.journal.drop(self._last)
+        self.withhold()
+
+    def withhold(self) -> None:
+        """Keep the answers so far from others, and those that came from there too: they were no good."""
         for key in self._cached:
             self.journal.uncache(key)
+        self._cached.clear()
+        self._fresh.clear()
 
     # One round
 

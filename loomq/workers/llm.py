@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from loomq.errors import LLMAnswerError, LLMError, LLMUnavailableError, SoftDeadline
@@ -130,6 +130,19 @@ class LLMWorkers:
             accept=talk.accept,
             reject=talk.reject,
         )
+
+    def talk(
+        self, spec: WorkerSpec, tier: str, timeout_s: float, journal: Journal | None, *, cache_ttl_s: float | None
+    ) -> Conversation:
+        """Begin a conversation without tools, for a task that asks more than one question.
+
+        Args:
+            cache_ttl_s: How long answers are kept for others, unless they are withheld; ``None`` keeps none.
+        """
+        until, toolbox = time.monotonic() + timeout_s, self._toolboxes.of(spec.name, ())[0]
+        found = self._conversation(spec, tier, until, toolbox, journal or NullJournal())
+        found.terms = replace(found.terms, cache_ttl_s=cache_ttl_s)
+        return found
 
     def converse(self, talk: Conversation, request: LLMRequest) -> LLMReply:
         """Hold a conversation; errors as in ``run``."""

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from loomq.errors import NotSupportedYetError, PipelineValidationError
 from loomq.workers import concurrency
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from loomq.workers.spec import WorkerSpec
 
 
+class Program(Protocol):
+    """A task that asks a model more than one question, or maybe none."""
+
+    def most_tokens(self) -> int:
+        """Estimate how many tokens its first question may use, its answer included."""
+
+    def run(self, models: LLMWorkers, job: Job) -> Answer:
+        """Do the task; errors as of ``LLMWorkers.run``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One task as its worker sees it.
@@ -34,6 +44,7 @@ class Job:
         journal: Where it writes down what models and tools have answered; nowhere without.
         tier: Which class of model runs it, after the router's overrides.
         timeout_s: Run time until the soft deadline.
+        program: What is done in place of asking the worker's model once.
     """
 
     stage: str
@@ -44,6 +55,7 @@ class Job:
     outputs: Contract | None
     timeout_s: float
     journal: Journal | None = None
+    program: Program | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +135,8 @@ class WorkerRuntime:
 
     def most_tokens(self, job: Job) -> int:
         """Estimate how many tokens of language models a task may use: its prompt's, and all that it may answer."""
+        if job.program is not None:
+            return job.program.most_tokens()
         if job.spec.worker_kind != "llm":
             return 0
         return self._models.most_tokens(job.spec, self._with_files(job))
@@ -155,10 +169,18 @@ class WorkerRuntime:
             raise
         found.accept()
         return Done(
-            found.output, found.model_used, found.token_usage, spent_ms, found.notes, found.updates, found.reject
+            found.output,
+            found.model_used or None,
+            found.token_usage,
+            spent_ms,
+            found.notes,
+            found.updates,
+            found.reject,
         )
 
     def _work(self, job: Job, payload: dict[str, Any]) -> dict[str, Any] | Answer:
+        if job.program is not None:
+            return job.program.run(self._models, job)
         if job.spec.worker_kind == "llm":
             return self._models.run(job.spec, payload, job.tier, job.timeout_s, job.journal)
         return self._processors.run(job.spec, payload, job.timeout_s)

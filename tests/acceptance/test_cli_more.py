@@ -137,6 +137,8 @@ SCHEMAS = {
             )
         ),
     ),
+    "cache list": shape(schema_version={"const": 1}, answers={"type": "array"}),
+    "cache clear": shape(schema_version={"const": 1}, cleared={"const": 0}),
     "costs": shape(schema_version={"const": 1}, by={"const": "worker"}, rows={"type": "array"}, total=ANY),
     "limits": shape(schema_version={"const": 1}, limits={"type": "array"}),
     "reload": shape(

@@ -18,7 +18,7 @@ from loomq.messages import OrchestratorGoal
 from loomq.pipelines.graph import graph_of
 from loomq.pipelines.spec import PipelineSpec
 from loomq.runs.opening import FanOut, Skip, opening
-from loomq.runs.plan import snapshot_of_pipeline
+from loomq.runs.snapshot import snapshot_of_pipeline
 from loomq.runs.subgoals import Subgoals
 from loomq.store import goals, openings, stages
 from loomq.store.stages import StageKey

@@ -24,8 +24,8 @@ from rows import (
 
 from loomq.errors import DatabaseUnavailableError
 from loomq.ids import uuid7
+from loomq.runs.about import about
 from loomq.runs.opening import FanOut, opening
-from loomq.runs.sequel import about
 from loomq.services.submit import submit_goal
 from loomq.store import goals, letters, openings, stages
 from loomq.store.engine import Database

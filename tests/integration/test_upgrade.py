@@ -96,7 +96,7 @@ class OldSubmit:
 
     def call(self, statement, parameters, **more):
         """Make the call that this one was then."""
-        return self._database.call(statement.replace("loomq_submit_2", "loomq_submit"), parameters, **more)
+        return self._database.call(statement.replace("loomq_submit_3", "loomq_submit"), parameters, **more)
 
 
 class OldNode:

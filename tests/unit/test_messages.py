@@ -76,6 +76,8 @@ MESSAGES = {
         "decisions_made": st.lists(TEXT, max_size=3).map(tuple),
         "context_token_count": COUNT,
         "checkpoint_number": COUNT,
+        "covers": COUNT,
+        "until": COUNT,
         "created_at": TIMES,
     },
 }

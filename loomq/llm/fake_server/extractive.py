@@ -57,9 +57,13 @@ def answer(prompt: str) -> str:
     except (ValueError, RecursionError):
         payload = prompt
     asked = payload.get("length") if isinstance(payload, dict) else None
-    length = asked if isinstance(asked, int) and asked > 0 else LENGTH
-    chosen = [sentence.text for sentence in choose(_candidates(payload), length)]
+    chosen = quoted(payload, asked if isinstance(asked, int) and asked > 0 else LENGTH)
     return json.dumps({"summary": " ".join(chosen), "sentences": chosen, "method": METHOD}, ensure_ascii=False)
+
+
+def quoted(value: Any, length: int) -> list[str]:
+    """Choose the sentences that say most of what all texts of a JSON value say."""
+    return [sentence.text for sentence in choose(_candidates(value), length)]
 
 
 def _candidates(payload: Any) -> list[Candidate]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
-from loomq.llm.fake_server import extractive
+from loomq.llm.fake_server import extractive, planning
 from loomq.llm.fake_server.journal import Entry, Journal, without_keys
 from loomq.llm.fake_server.replies import Request, json_or_text, refused, reply_to, wire_of
 from loomq.llm.fake_server.rules import DEFAULT_MODELS, Rule, Rules
@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
 def extractive_server(*, port: int = 0, journal_file: Path | None = None) -> FakeServer:
     """Make a server whose one model sums up the prompt by quoting it; it asks for no key and says that it is no LLM."""
     return FakeServer(
-        [lambda call: Rule(text=extractive.answer(call.prompt))],
+        [lambda call: Rule(text=planning.answer(call) or extractive.answer(call.prompt))],
         models=[extractive.MODEL],
         labels={extractive.MODEL: extractive.LABEL},
         needs_key=False,

@@ -51,11 +51,11 @@ def _tiers_in_use(catalog: Catalog) -> set[ModelTier]:
     """Name the tiers that language model workers run on, whoever asks."""
     llm = {name: worker for name, worker in catalog.workers.items() if worker.worker_kind == "llm"}
     found = {catalog.rules.tier_overrides.get(name, worker.tier) for name, worker in llm.items()}
-    for pipeline in catalog.pipelines.values():
-        found |= {
-            tier for name, tier in pipeline.tiers_asked if name in llm and name not in catalog.rules.tier_overrides
-        }
-    return found
+    asked = [pair for pipeline in catalog.pipelines.values() for pair in pipeline.tiers_asked]
+    for name, orchestrator in catalog.orchestrators.items():
+        found.add(catalog.rules.tier_overrides.get(name, orchestrator.default_model_tier))
+        asked += orchestrator.tiers_asked
+    return found | {tier for name, tier in asked if name in llm and name not in catalog.rules.tier_overrides}
 
 
 def _provider(tiers: Tiers, tier: str) -> str | None:

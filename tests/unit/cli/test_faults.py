@@ -47,6 +47,7 @@ CODES = {
     "PipelineValidationError": 2,
     "PipelineWorkerError": 1,
     "PipelineMappingError": 1,
+    "InvalidPlanError": 1,
 }
 
 

@@ -13,7 +13,12 @@ def test_defaults_are_those_of_the_formats():
         3,
         300,
     )
-    assert spec.checkpoint.model_dump() == {"token_threshold": 50_000, "recent_window": 5, "ttl_seconds": 86_400}
+    assert spec.checkpoint.model_dump() == {
+        "token_threshold": 50_000,
+        "recent_window": 5,
+        "ttl_seconds": 86_400,
+        "store": "postgres",
+    }
 
 
 def test_an_orchestrator_survives_dump_and_load():

@@ -14,8 +14,8 @@ from loomq.queues.limits import Limits
 from loomq.queues.names import HEADER, STAGE_GROUP, StageMessage
 from loomq.queues.routing import Router
 from loomq.runs.execute import backoff_s, carried_by
-from loomq.runs.plan import Plan, snapshot_of_pipeline
 from loomq.runs.publish import Publisher
+from loomq.runs.snapshot import parse, snapshot_of_pipeline
 from loomq.settings import Settings
 from loomq.store.engine import Database
 from loomq.workers.spec import WorkerSpec
@@ -35,7 +35,7 @@ def _plan(parents, **more):
         for name, above in parents.items()
     ]
     spec = PipelineSpec.model_validate({"name": "demo", "pipeline_stages": stages})
-    return Plan.parse(snapshot_of_pipeline("demo", {"demo": spec}, {"echo": _worker()}))
+    return parse(snapshot_of_pipeline("demo", {"demo": spec}, {"echo": _worker()}))
 
 
 @pytest.fixture
@@ -200,9 +200,7 @@ def test_all_is_sent_on_the_one_connection_that_knows_when_to_give_up(app, publi
 
 def _stage(**backoff):
     spec = PipelineSpec.model_validate({"name": "demo", "pipeline_stages": [{"name": "s", "worker_type": "echo"}]})
-    return Plan.parse(snapshot_of_pipeline("demo", {"demo": spec}, {"echo": _worker(retry_backoff=backoff)})).stages[
-        "s"
-    ]
+    return parse(snapshot_of_pipeline("demo", {"demo": spec}, {"echo": _worker(retry_backoff=backoff)})).stages["s"]
 
 
 def test_the_pause_doubles_up_to_its_longest():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loomq.pipelines.spec import PipelineSpec
-from loomq.runs.plan import Plan, snapshot_of_worker
+from loomq.runs.snapshot import parse, snapshot_of_worker
 from loomq.workers.spec import WorkerSpec
 
 RELEASES = sorted((Path(__file__).parents[2] / "replay").glob("*.json"))
@@ -30,7 +30,7 @@ def _keeps(recorded, today):
 
 @pytest.mark.parametrize("body", [plan for file in RELEASES for plan in _plans(file)])
 def test_a_recorded_plan_reads_as_it_was_written(body):
-    plan = Plan.parse(body)
+    plan = parse(body)
 
     assert (plan.kind, plan.name) == (body["kind"], body["name"])
     for name, worker in body["workers"].items():
@@ -46,5 +46,5 @@ def test_a_snapshot_says_nothing_of_later_keys_that_say_nothing_so_that_older_no
     plain = WorkerSpec.model_validate({"name": "w", "system_prompt": "x"})
     later = WorkerSpec.model_validate({"name": "w", "system_prompt": "x", "stream": True, "cache": {"ttl_seconds": 5}})
     assert not {"stream", "cache"} & snapshot_of_worker(plain)["workers"]["w"].keys()
-    assert Plan.parse(snapshot_of_worker(plain)).stages["w"].worker == plain
-    assert Plan.parse(snapshot_of_worker(later)).stages["w"].worker == later
+    assert parse(snapshot_of_worker(plain)).stages["w"].worker == plain
+    assert parse(snapshot_of_worker(later)).stages["w"].worker == later

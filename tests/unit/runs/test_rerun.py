@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from loomq.errors import PipelineValidationError, UnknownNameError
 from loomq.pipelines.spec import PipelineSpec
-from loomq.runs.plan import Plan, snapshot_of_pipeline, snapshot_of_worker
 from loomq.runs.rerun import changed_context, plan_rerun
+from loomq.runs.snapshot import parse, snapshot_of_pipeline, snapshot_of_worker
 from loomq.workers.spec import WorkerSpec
 
 
@@ -21,7 +21,7 @@ def _worker(name="echo", **more):
 
 def _plan(*stages, worker=None, **keys):
     spec = PipelineSpec.model_validate({"name": "demo", "pipeline_stages": list(stages), **keys})
-    return Plan.parse(snapshot_of_pipeline("demo", {"demo": spec}, {"echo": worker or _worker()}))
+    return parse(snapshot_of_pipeline("demo", {"demo": spec}, {"echo": worker or _worker()}))
 
 
 def _stage(name, mapping=None, **more):
@@ -76,7 +76,7 @@ def test_a_changed_file_runs_what_it_changes_and_what_it_adds():
 def test_who_reads_the_whole_context_runs_again_whatever_has_changed_in_it():
     plan = _plan(_stage("whole", {"all": "goal.context"}), _stage("part", {"a": "goal.context.a"}))
     assert set(plan_rerun(plan, plan, dict.fromkeys(("whole", "part"), "done"), changed=("b",)).runs) == {"whole"}
-    task = Plan.parse(snapshot_of_worker(_worker()))
+    task = parse(snapshot_of_worker(_worker()))
     assert plan_rerun(task, task, {"echo": "done"}, changed=("b",)).runs == {"echo": "goal.context.b has changed"}
 
 

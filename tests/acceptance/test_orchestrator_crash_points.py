@@ -1,0 +1,129 @@
+"""Kill the process at each step of an orchestrator's goal: the same answer, and each call to a model paid once."""
+
+from __future__ import annotations
+
+from loomq.services.submit import submit_goal
+from loomq.store import spending
+from loomq.testing import fake_llm
+from loomq.testing.llm import Rule
+
+# Read by every Python process of the project when it starts: the children of a node's pool inherit what it wraps.
+CODE = '''
+import os, signal
+from functools import wraps
+from pathlib import Path
+
+from billiard.process import current_process
+
+from loomq.runs import sequel
+from loomq.store import checkpoints, journal, openings, rounds, stages
+
+HERE = Path(__file__).parent.parent
+
+
+def reached(point):
+    """Die here, the first time that a pool's child comes by."""
+    if current_process().name == "MainProcess":
+        return
+    try:
+        os.close(os.open(HERE / f"died_{point}", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(owner, name, told=lambda *a, **k: ""):
+    original = getattr(owner, name)
+
+    @wraps(original)
+    def wrapped(*args, **options):
+        which = told(*args, **options)
+        reached(f"{name}.before{which}")
+        found = original(*args, **options)
+        reached(f"{name}.after{which}")
+        return found
+
+    setattr(owner, name, wrapped)
+
+
+def of_step(database, key, *rest, **more):
+    return f".{key.name}"
+
+
+around(journal, "read", of_step)
+around(journal, "keep_call", of_step)
+around(stages, "complete", of_step)
+around(openings, "delegate", of_step)
+around(checkpoints, "save")
+around(rounds, "let_go")
+around(sequel.Sequel, "goal_ended", lambda self, goal_id, plan: f".{plan.kind}")
+'''
+ORCHESTRATOR = """
+name: research
+kind: orchestrator
+available_workers: [{name: look}]
+max_rounds: 2
+max_concurrent_tasks: 2
+synthesis: llm
+checkpoint: {token_threshold: 1500, recent_window: 1}
+"""
+STEPS = ("plan_1", "plan_2", "synthesis")
+TASKS = ("t0", "t1", "t2", "t3")
+#: What every goal asks for, whoever dies: two plans, two checkpoints (before plan_2), the conclusion.
+MOST_GOALS = 15
+
+
+def answer(call):
+    if "You keep the minutes" in call.system:
+        return Rule.model_validate({"json": {"executive_summary": "so far", "open_issues": [], "decisions_made": []}})
+    if "You put the results" in call.system:
+        said = {"synthesis": "all", "confidence": "high", "conflicts": [], "gaps": []}
+        return Rule.model_validate({"json": said})
+    if "This is round 2" in call.prompt:
+        return Rule.model_validate({"json": [{"id": "last", "worker_type": "look", "payload": {"q": "z"}}]})
+    return Rule.model_validate(
+        {"json": [{"id": name, "worker_type": "look", "payload": {"q": name}} for name in TASKS]}
+    )
+
+
+def test_a_death_at_any_step_gives_the_same_answer_and_pays_each_call_once(project, loom, start_node):
+    project.write("site/sitecustomize.py", CODE)
+    project.worker("look", 'return {"output": {"found": payload["q"] * 400}}')
+    project.write("pipelines/research.yaml", ORCHESTRATOR)
+    project.settings_given |= {"max_deliveries": 100, "lease_seconds": 2}
+    kept = {f"{name}.{when}.{step}" for name in ("keep_call", "read") for when in ("before", "after") for step in STEPS}
+    ends = {
+        f"complete.{when}.{name}" for when in ("before", "after") for name in (*STEPS, "tasks_1", "tasks_2", *TASKS)
+    }
+    once = ("delegate", ".tasks_1"), ("delegate", ".tasks_2"), ("save", ""), ("let_go", "")
+    once += ("goal_ended", ".round"), ("goal_ended", ".orchestrator")
+    wanted = kept | ends | {f"{name}.{when}{which}" for when in ("before", "after") for name, which in once}
+
+    def died():
+        return {file.name.removeprefix("died_") for file in project.folder.glob("died_*")}
+
+    with fake_llm([answer]) as server:
+        project.env = {
+            **server.environment("openai"),
+            "HOME": str(project.folder),
+            "PYTHONPATH": str(project.folder / "site"),
+        }
+        start_node("-c", "2")
+        handles, results = [], []
+        while not died() >= wanted and len(handles) < MOST_GOALS:
+            handles.append(submit_goal("find it", pipeline="research", loom=loom))
+            results.append(handles[-1].result(timeout=120))
+        paid = len(server.journal)
+
+    assert wanted <= died()
+    for result in results:
+        assert result["synthesis"] == "all"
+        assert {one["task"]: one["output"] for one in result["succeeded"]} == {
+            **{name: {"found": name * 400} for name in TASKS},
+            "last": {"found": "z" * 400},
+        }
+        assert result["failed"] == []
+    calls = [sum(one.calls for one in spending.of_stages(loom.database, handle.goal_id).values()) for handle in handles]
+    assert set(calls) == {calls[-1]}  # of all goals, as of one in which nobody died
+    # Only a death between an answer and its row costs a call.
+    assert paid == sum(calls) + sum(point.startswith("keep_call.before") for point in died())
