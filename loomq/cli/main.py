@@ -38,7 +38,7 @@ COMMANDS = {
     "reload": "Let the worker nodes read the project's files again.",
     "status": "Show whether services, schema and worker nodes are well.",
     "init": "Make a new project from a template, ready to run.",
-    "new": "Add a worker or a pipeline to the project.",
+    "new": "Add a worker, pipeline or orchestrator to the project.",
     "validate": "Check the project's YAML.",
     "plan": "Show what goals of a pipeline or orchestrator will do.",
     "graph": "Draw a pipeline as text, Mermaid, DOT or SVG.",

@@ -1,4 +1,4 @@
-"""``loomq new worker|pipeline|schedule NAME``: one more file for the project, right from the start."""
+"""``loomq new worker|pipeline|orchestrator|schedule NAME``: one more file for the project, right from the start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @click.group("new")
 def command() -> None:
-    """Add a worker or a pipeline to the project; what is written validates and runs. No file is ever replaced."""
+    """Add a worker, a pipeline or an orchestrator to the project; what is written validates and runs.
+
+    No file is ever replaced.
+    """
 
 
 @command.command("worker")
@@ -44,6 +47,25 @@ def pipeline(invocation: Invocation, name: str, chosen: str | None, as_json: boo
     from loomq.services.scaffold import new_pipeline
 
     tell(new_pipeline(invocation.settings(), name, chosen), as_json=as_json)
+
+
+@command.command("orchestrator")
+@click.argument("name")
+@click.option(
+    "--worker",
+    "-w",
+    "workers",
+    multiple=True,
+    shell_complete=names("workers"),
+    help="One that its plans may use; repeatable. Default: all that the project has now.",
+)
+@json_option
+@pass_invocation
+def orchestrator(invocation: Invocation, name: str, workers: tuple[str, ...], as_json: bool) -> None:
+    """Add the orchestrator NAME: a model that splits a goal in words into tasks for workers."""
+    from loomq.services.scaffold import new_orchestrator
+
+    tell(new_orchestrator(invocation.settings(), name, workers), as_json=as_json)
 
 
 @command.command("schedule")

@@ -65,12 +65,12 @@ def follow(
         with watch(as_json=as_json) as shown:
 
             def update() -> None:
-                shown.update(inspect.progress(loom, handle.goal_id))
+                shown.update(inspect.at_work(loom, handle.goal_id))
                 check()
 
             with suppress(GoalFailedError):  # its view says so, and holds its result so far
                 handle.result(timeout_s, on_change=update, every_s=_LOOK_EVERY_S)
-            shown.update(inspect.progress(loom, handle.goal_id))
+            shown.update(inspect.at_work(loom, handle.goal_id))
     except WaitTimeoutError:
         raise WaitTimeoutError(
             f"goal {handle.goal_id} has not ended within {timeout_s:g} s; {afterwards}", hint=look

@@ -173,6 +173,11 @@ class Submitter:
         if kept is not None and kept[0] is catalog:
             return kept[1:]
         known = {*catalog.workers} if kind == "worker" else {*catalog.pipelines, *catalog.orchestrators}
+        if name not in known and worker is not None and name in catalog.orchestrators:
+            raise UnknownNameError(
+                f'"{name}" is an orchestrator: it takes goals and no calls',
+                hint=f'submit_goal("what you want", pipeline="{name}")',
+            )
         if name not in known:
             raise unknown_name(kind, name, known)
         body = (freeze_worker if kind == "worker" else freeze)(catalog, name, allow=self._settings.import_allow)

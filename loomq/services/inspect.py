@@ -25,6 +25,7 @@ from loomq.services.views import (
 )
 from loomq.services.waiting import Waits
 from loomq.store import details, goals, nodes, silos, spending
+from loomq.store import rounds as store_rounds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -136,6 +137,18 @@ def detailed(loom: Loom, goal_id: UUID) -> GoalView:
 def progress(loom: Loom, goal_id: UUID) -> list[StageView]:
     """Read a goal's stages without their outputs."""
     return [stage_view(stage) for stage in goals.stages_of(loom.database, goal_id, outputs=False)]
+
+
+def at_work(loom: Loom, goal_id: UUID) -> list[StageView]:
+    """Read what ``progress`` does, and of an orchestrator's goal each round's tasks, as ``tasks_1/NAME``, behind it."""
+    found = []
+    parts = {row.stage: row.goal_id for row in store_rounds.of_goal(loom.database, goal_id)}
+    for stage in progress(loom, goal_id):
+        found.append(stage)
+        if stage.name in parts:
+            tasks = store_rounds.tasks(loom.database, [parts[stage.name]], outputs=False)
+            found += [replace(stage_view(task), name=f"{stage.name}/{task.name}") for task in tasks]
+    return found
 
 
 def listed(loom: Loom, *, limit: int = 20, status: TaskStatus | None = None, name: str | None = None) -> list[GoalLine]:

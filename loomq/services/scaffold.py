@@ -20,7 +20,7 @@ from loomq.problems import listed, suggest
 from loomq.registry import project_on_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from importlib.resources.abc import Traversable
 
     from loomq.catalog import Catalog
@@ -134,6 +134,37 @@ def new_pipeline(settings: Settings, name: str, worker: str | None) -> Made:
     texts |= _schemas(settings.project, ("pipeline",))
     inputs = "".join(f" -i {key}={_shell(value)}" for key, value in sample.items())
     return _made(settings, texts, changed, (f"loomq plan {name}", f"loomq run {name}{inputs}"))
+
+
+def new_orchestrator(settings: Settings, name: str, workers: Sequence[str] = ()) -> Made:
+    """Add an orchestrator whose plans may use some workers.
+
+    Args:
+        workers: Which; by default all that the project has now, or a new one if there is none.
+
+    Raises:
+        ConfigError: As ``new_worker``.
+        UnknownNameError: No worker is called so.
+    """
+    _check_name(name)
+    project_on_path(settings.project)
+    catalog, _ = load_catalog(settings)
+    texts: dict[str, str] = {}
+    changed: dict[str, str] = {}
+    chosen = list(dict.fromkeys(workers)) or sorted(catalog.workers)
+    if not chosen:
+        chosen = [f"{name}_step"]
+        texts, changed = _worker_texts(settings, chosen[0], "processor")
+    elif unknown := [one for one in chosen if one not in catalog.workers]:
+        hint = suggest(unknown[0], catalog.workers) or f"{settings.project} has {listed(sorted(catalog.workers))}"
+        raise UnknownNameError(f'no worker is called "{unknown[0]}", or its file has errors', hint=hint)
+    lines = "".join(f"\n  - name: {one}" for one in chosen)
+    texts |= {f"pipelines/{name}.yaml": _fill(_templates() / "new" / "orchestrator.yaml.tmpl",
+                                              {"name": name, "workers": lines})}  # fmt: skip
+    texts |= _schemas(settings.project, ("orchestrator",))
+    run = f'loomq run {name} "what you want"'
+    stand_in = f"loomq fake-llm --extractive --port 0 --unless-configured -- {run}"
+    return _made(settings, texts, changed, (f"loomq plan {name}", run, f"without a model: {stand_in}"))
 
 
 def new_schedule() -> Made:

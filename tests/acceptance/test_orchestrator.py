@@ -10,13 +10,14 @@ from itertools import islice
 
 import pytest
 
-from loomq.errors import GoalCancelledError, GoalFailedError
+from loomq.errors import GoalCancelledError, GoalFailedError, UnknownNameError
 from loomq.messages import TaskStatus
 from loomq.services import explain, inspect
 from loomq.services.submit import submit_goal
-from loomq.store import checkpoints
+from loomq.store import checkpoints, rounds
 from loomq.testing import fake_llm, wait_until
 from loomq.testing.llm import FakeServer, Rule
+from tests.acceptance.conftest import Program
 
 NODE = ("-c", "4")
 RUNNING: dict[str, FakeServer] = {}
@@ -433,3 +434,90 @@ def test_fifty_goals_at_once_are_kept_apart(ask):
         assert outputs(handle.result(timeout=100)) == {"look_1": "one!", "look_2": "two!"}
     for number, handle in enumerate(handles[25:]):
         assert outputs(handle.result(timeout=100)) == {"first": "one!", "third": "one!!", "fourth": f"w{number}!"}
+
+
+@pytest.fixture
+def cli(shop, monkeypatch, capsys):
+    """The program ``loomq`` in the module's project."""
+    found = Program(shop.project, monkeypatch, capsys)
+    yield found
+    found.close()
+
+
+def test_show_draws_the_plan_and_explain_tells_prompts_and_answers(ask, cli):
+    handle = ask("unknown plan shown")
+    handle.result(timeout=20)
+    goal_id = str(handle.goal_id)
+
+    out, _ = cli("show", goal_id)
+    assert "orchestrator research\n" in out
+    assert "plan_1  its first plan was refused: task 0: worker_type: no worker is called" in out
+    assert "\nplan\n└─ round 1: 1 task: 1 completed\n   └─ look_1  look  completed" in out
+    assert "  synthesis: all of unknown" in out
+    found = json.loads(cli("show", goal_id, "--json")[0])
+    (task,) = found["rounds"][0]["tasks"]
+    assert (task["task"], task["worker_type"], task["status"], task["depends_on"]) == (
+        "look_1",
+        "look",
+        "completed",
+        [],
+    )
+    assert found["orchestrator"] == "research"
+    assert json.loads(cli("show", task["goal_id"], "--json")[0])["parent"]["goal_id"] == goal_id
+
+    out, _ = cli("explain", goal_id, "plan_1")
+    assert "[system]" in out
+    assert '"instruction": "unknown plan shown"' in out
+    assert '"worker_type": "lok"' in out  # the first answer
+    assert "Sure:" in out  # and the second
+    out, _ = cli("explain", goal_id, "synthesis")
+    assert '"task": "look_1"' in out
+    assert '"synthesis": "all of unknown"' in out
+    out, _ = cli("explain", task["goal_id"], "look_1")
+    assert '"q": "one"' in out
+    assert goal_id in cli("list")[0]
+    assert task["goal_id"] not in cli("list", "-n", "500")[0]
+
+
+def test_an_orchestrator_is_planned_drawn_and_run_by_name(cli, shop):
+    out, _ = cli("plan", "chief")
+    assert "orchestrator chief" in out
+    assert "helper             orchestrator" in out
+    assert [one["name"] for one in json.loads(cli("plan", "chief", "--json")[0])["available"]] == ["helper", "twice"]
+    assert "synthesis" in cli("graph", "research")[0]
+
+    out, err = cli("run", "research", code=2)
+    assert "say what you want" in err
+    out, err = cli("run", "research", "plain", "--tier", "local", code=2)
+    assert "its file says its tier" in err
+    out, err = cli("run", "research", "plain run", "--timeout", "30")
+    assert "all of plain" in out
+    assert "tasks_1/look_2 completed" in err
+
+
+def test_the_cache_is_listed_and_cleared_by_name(ask, cli):
+    ask("cached by name", "keeper").result(timeout=20)
+    found = json.loads(cli("cache", "list", "--name", "keeper", "--json")[0])["answers"]
+    assert {one["kind"] for one in found} == {"plan"}
+    assert "keeper" in cli("cache", "list")[0]
+    assert json.loads(cli("cache", "clear", "--name", "keeper", "--json")[0])["cleared"] == len(found)
+    assert "no answer is kept of keeper" in cli("cache", "list", "--name", "keeper")[1]
+
+
+def test_a_call_of_an_orchestrator_says_what_to_do_instead(shop):
+    with pytest.raises(UnknownNameError, match="it takes goals and no calls"):
+        shop.loom.app.tasks["loomq.worker.research"].delay({"instruction": "x"})
+
+
+def test_a_paused_goal_starts_nothing_more_of_its_rounds(ask, shop):
+    go = shop.project.folder / "go.txt"
+    go.unlink(missing_ok=True)
+    handle = ask("slow and paused")
+    wait_until(lambda: len(inspect.detailed(shop.loom, handle.goal_id).rounds) == 1, "the round")
+    assert handle.pause()
+    go.touch()
+    round_id = inspect.detailed(shop.loom, handle.goal_id).rounds[0].goal_id
+    wait_until(lambda: "claimed" not in rounds.counts(shop.loom.database, round_id), "what runs to end")
+    assert handle.status() is TaskStatus.PROCESSING
+    assert handle.resume()
+    assert len(handle.result(timeout=20)["succeeded"]) == 2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from loomq.services import inspect
 from loomq.services.submit import submit_goal
 from loomq.store import spending
-from loomq.testing import fake_llm
+from loomq.testing import fake_llm, wait_until
 from loomq.testing.llm import Rule
 
 # Read by every Python process of the project when it starts: the children of a node's pool inherit what it wraps.
@@ -127,3 +128,41 @@ def test_a_death_at_any_step_gives_the_same_answer_and_pays_each_call_once(proje
     assert set(calls) == {calls[-1]}  # of all goals, as of one in which nobody died
     # Only a death between an answer and its row costs a call.
     assert paid == sum(calls) + sum(point.startswith("keep_call.before") for point in died())
+
+
+def test_a_node_that_dies_in_the_middle_of_a_round_and_of_a_plan_costs_time_and_nothing_else(project, loom, start_node):
+    go = project.folder / "go.txt"
+    wait = 'while not Path("go.txt").exists():\n    time.sleep(0.02)\nreturn {"output": {"found": payload["q"] * 400}}'
+    project.worker("look", wait)
+    project.write("pipelines/research.yaml", ORCHESTRATOR)
+    project.settings_given |= {"max_deliveries": 100, "lease_seconds": 2}
+
+    def slow(call):
+        said = answer(call)
+        return said.model_copy(update={"delay_seconds": 0.5 if "This is round 2" in call.prompt else 0})
+
+    with fake_llm([slow]) as server:
+        project.env = {**server.environment("openai"), "HOME": str(project.folder)}
+        first = start_node("-c", "2")
+        handle = submit_goal("find it", pipeline="research", loom=loom)
+        wait_until(
+            lambda: [name for name, state in at(loom, handle) if state == "claimed" and "/" in name][1:], "tasks"
+        )
+        first.kill()
+        go.touch()
+        second = start_node("-c", "2")
+        wait_until(lambda: ("plan_2", "claimed") in at(loom, handle), "the second plan")
+        second.kill()
+        start_node("-c", "2")
+        result = handle.result(timeout=60)
+        paid = len(server.journal)
+
+    assert result["synthesis"] == "all"
+    assert sorted(one["task"] for one in result["succeeded"]) == ["last", *TASKS]
+    calls = sum(one.calls for one in spending.of_stages(loom.database, handle.goal_id).values())
+    assert calls <= paid <= calls + 1  # the one that was under way
+
+
+def at(loom, handle):
+    """Say how each stage, and each task, of a goal stands."""
+    return [(stage.name, stage.state) for stage in inspect.at_work(loom, handle.goal_id)]

@@ -126,3 +126,14 @@ def test_a_schedule_is_refused_honestly(program):
     assert error["type"] == "NotSupportedYetError"
     assert "loomq submit" in error["hint"]
     assert snapshot(program.folder) == before
+
+
+def test_a_new_orchestrator_may_use_the_project_s_workers_or_those_that_are_named(empty):
+    empty("new", "orchestrator", "scout", "--json")
+    assert "\n  - name: scout_step\n" in (empty.folder / "pipelines/scout.yaml").read_text()
+    empty("new", "worker", "other")
+    empty("new", "orchestrator", "narrow", "-w", "other")
+    assert "available_workers:\n  - name: other\n# " in (empty.folder / "pipelines/narrow.yaml").read_text()
+    assert json.loads(empty("validate", "--json")[0])["problems"] == []
+    check_schema_lines(empty.folder)
+    assert 'did you mean "other"?' in empty("new", "orchestrator", "wrong", "-w", "othr", code=2)[1]
