@@ -78,7 +78,8 @@ def _tell(loom: Loom, *, as_json: bool) -> None:
 
     settings = loom.settings
     database, broker = settings.database_url or loom.services.database_url, loom.broker_url
-    names = [*sorted(loom.catalog.pipelines), *sorted(loom.catalog.workers)]
+    catalog = loom.catalog
+    names = [*sorted(catalog.pipelines), *sorted(catalog.orchestrators), *sorted(catalog.workers)]
     if as_json:
         emit(
             {

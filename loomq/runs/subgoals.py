@@ -74,7 +74,9 @@ class Subgoals:
         deadline: datetime | None,
     ) -> UUID:
         newest = openings.newest_child(self._database, claim.key)
-        if newest is not None and newest[1] in {"open", "done"}:
+        # A round whose tasks have all failed is one that was done: its failures are told, and not tried anew.
+        stands = {"open", "done", *(["failed"] if body["kind"] == "round" else [])}
+        if newest is not None and newest[1] in stands:
             return newest[0]
         key = claim.key
         goal = OrchestratorGoal(
