@@ -7,11 +7,15 @@ from rows import alter, claim
 
 from loomq.errors import BrokerUnavailableError, DatabaseUnavailableError
 from loomq.ids import uuid7
+from loomq.messages import OrchestratorGoal
+from loomq.orchestrator.tasks import Subtask
 from loomq.queues.names import broker_priority, urgency
 from loomq.runs import sweep
+from loomq.runs.freeze import freeze
+from loomq.runs.snapshot import parse, snapshot_of_round
 from loomq.runs.sweep import LEADERSHIP
 from loomq.services.submit import submit_task
-from loomq.store import goals, nodes, stages
+from loomq.store import goals, nodes, rounds, stages
 from loomq.store.survey import survey
 from loomq.testing import wait_until
 
@@ -229,3 +233,19 @@ def test_the_cause_is_told_when_a_service_is_away(shop, loom, sweeper):
     with pytest.raises(BrokerUnavailableError):
         away.app.broker.look([])
     away.close()
+
+
+def test_a_round_of_which_nothing_is_under_way_goes_on(shop, loom):
+    shop.write("pipelines/boss.yaml", "name: boss\nkind: orchestrator\nmax_concurrent_tasks: 1\n")
+    whole = parse(freeze(loom.catalog, "boss", allow=loom.settings.import_allow))
+    tasks = [Subtask("a", "echo", {}), Subtask("b", "echo", {}), Subtask("c", "echo", {}, depends_on=("a",))]
+    goal = OrchestratorGoal(instruction="", pipeline="boss", context={task.name: {} for task in tasks})
+    round_id = loom.submitter.submit(goal, body=snapshot_of_round("boss", tasks, 1, whole)).goal_id
+    held = claim(loom.database, round_id, "a")
+    stages.complete(loom.database, held.key, held.token, output="{}")  # and then its process died
+
+    assert rounds.stuck(loom.database) == [round_id]
+    assert _sweeper(loom).sweep().windows == 1
+    found = {task.name: task.state for task in rounds.tasks(loom.database, [round_id])}
+    assert found == {"a": "done", "b": "published", "c": "waiting"}
+    assert rounds.stuck(loom.database) == []
