@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from deaths import DEATHS, died_in
+
 from loomq.services import costs
 from loomq.services.submit import submit_task
 from loomq.store import silos
@@ -11,40 +13,15 @@ from loomq.testing import fake_llm, wait_until
 from loomq.testing.llm import Rule
 
 # The project's own code, which a worker process imports with its tool: it wraps what it finds in the product.
-CODE = '''
-import json, os, signal
-from functools import wraps
-from pathlib import Path
+CODE = (
+    DEATHS
+    + """
+import json
 
 from loomq.knowledge import updates
 from loomq.runs import silos as runs_silos
 from loomq.store import journal, silos, stages
 from loomq.tools.base import SyncToolProvider, call_context
-
-HERE = Path(__file__).parent.parent
-
-
-def reached(point):
-    """Die here, the first time."""
-    try:
-        os.close(os.open(HERE / f"died_{point}", os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def around(module, name, told=lambda *a, **k: ""):
-    original = getattr(module, name)
-
-    @wraps(original)
-    def wrapped(*args, **options):
-        which = told(*args, **options)
-        reached(f"{name}.before{which}")
-        found = original(*args, **options)
-        reached(f"{name}.after{which}")
-        return found
-
-    setattr(module, name, wrapped)
 
 
 around(journal, "read")
@@ -64,7 +41,8 @@ class Count(SyncToolProvider):
         with (HERE / "calls.txt").open("a") as out:
             out.write(f"{arguments['n']} {call_context().idempotency_key}\\\\n")
         return json.dumps({"next": arguments["n"] + 1})
-'''
+"""
+)
 WORKER = """
 name: clerk
 system_prompt: Work.
@@ -76,11 +54,6 @@ knowledge_silos:
 ROUNDS = 3  # two of them with tools
 MOST_TASKS = 12
 APPLIED = {f"{name}.{when}" for name in ("apply_next", "apply_update") for when in ("before", "after")}
-
-
-def died_in(project):
-    """List the points that a process has died at."""
-    return {file.name.removeprefix("died_") for file in project.folder.glob("died_*")}
 
 
 def answer(call):

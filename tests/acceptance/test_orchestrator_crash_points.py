@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from deaths import DEATHS, died_in
+
 from loomq.services import inspect
 from loomq.services.submit import submit_goal
 from loomq.store import spending
@@ -9,42 +11,11 @@ from loomq.testing import fake_llm, wait_until
 from loomq.testing.llm import Rule
 
 # Read by every Python process of the project when it starts: the children of a node's pool inherit what it wraps.
-CODE = '''
-import os, signal
-from functools import wraps
-from pathlib import Path
-
-from billiard.process import current_process
-
+CODE = (
+    DEATHS
+    + """
 from loomq.runs import sequel
 from loomq.store import checkpoints, journal, openings, rounds, stages
-
-HERE = Path(__file__).parent.parent
-
-
-def reached(point):
-    """Die here, the first time that a pool's child comes by."""
-    if current_process().name == "MainProcess":
-        return
-    try:
-        os.close(os.open(HERE / f"died_{point}", os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def around(owner, name, told=lambda *a, **k: ""):
-    original = getattr(owner, name)
-
-    @wraps(original)
-    def wrapped(*args, **options):
-        which = told(*args, **options)
-        reached(f"{name}.before{which}")
-        found = original(*args, **options)
-        reached(f"{name}.after{which}")
-        return found
-
-    setattr(owner, name, wrapped)
 
 
 def of_step(database, key, *rest, **more):
@@ -58,7 +29,8 @@ around(openings, "delegate", of_step)
 around(checkpoints, "save")
 around(rounds, "let_go")
 around(sequel.Sequel, "goal_ended", lambda self, goal_id, plan: f".{plan.kind}")
-'''
+"""
+)
 ORCHESTRATOR = """
 name: research
 kind: orchestrator
@@ -100,9 +72,6 @@ def test_a_death_at_any_step_gives_the_same_answer_and_pays_each_call_once(proje
     once += ("goal_ended", ".round"), ("goal_ended", ".orchestrator")
     wanted = kept | ends | {f"{name}.{when}{which}" for when in ("before", "after") for name, which in once}
 
-    def died():
-        return {file.name.removeprefix("died_") for file in project.folder.glob("died_*")}
-
     with fake_llm([answer]) as server:
         project.env = {
             **server.environment("openai"),
@@ -111,12 +80,12 @@ def test_a_death_at_any_step_gives_the_same_answer_and_pays_each_call_once(proje
         }
         start_node("-c", "2")
         handles, results = [], []
-        while not died() >= wanted and len(handles) < MOST_GOALS:
+        while not died_in(project) >= wanted and len(handles) < MOST_GOALS:
             handles.append(submit_goal("find it", pipeline="research", loom=loom))
             results.append(handles[-1].result(timeout=120))
         paid = len(server.journal)
 
-    assert wanted <= died()
+    assert wanted <= died_in(project)
     for result in results:
         assert result["synthesis"] == "all"
         assert {one["task"]: one["output"] for one in result["succeeded"]} == {
@@ -127,7 +96,7 @@ def test_a_death_at_any_step_gives_the_same_answer_and_pays_each_call_once(proje
     calls = [sum(one.calls for one in spending.of_stages(loom.database, handle.goal_id).values()) for handle in handles]
     assert set(calls) == {calls[-1]}  # of all goals, as of one in which nobody died
     # Only a death between an answer and its row costs a call.
-    assert paid == sum(calls) + sum(point.startswith("keep_call.before") for point in died())
+    assert paid == sum(calls) + sum(point.startswith("keep_call.before") for point in died_in(project))
 
 
 def test_a_node_that_dies_in_the_middle_of_a_round_and_of_a_plan_costs_time_and_nothing_else(project, loom, start_node):
