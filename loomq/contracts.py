@@ -23,6 +23,7 @@ _LINEAR = "runs in linear time (no look-around, no back-references, no huge repe
 # The engine without backtracking: time is linear in the text, so no pattern can hang a worker.
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
 _META = jsonschema_rs.Draft202012Validator({"$ref": DRAFT}, offline=True)
+_CHOICES = {"anyOf", "oneOf", "not", "if", "then", "else", "contains", "uniqueItems"}
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 
@@ -59,7 +60,7 @@ class Contract:
         try:
             for error in self._validator.iter_errors(value):
                 path = tuple(error.instance_path)
-                if any(path[: len(one)] == one for one in unknown):
+                if any(path[: len(one)] == one or _may_hold_yet(error, path, one) for one in unknown):
                     continue
                 if len(found) == MAX_SHOWN:
                     return [*found, "… and more"]
@@ -163,6 +164,14 @@ def _is_too_deep(value: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def _may_hold_yet(
+    error: jsonschema_rs.ValidationError, path: tuple[str | int, ...], unknown: tuple[str | int, ...]
+) -> bool:
+    """Say whether an error is about a choice among schemas, above something that is not known yet."""
+    keyword = str(error.schema_path[-1]) if error.schema_path else ""
+    return keyword in _CHOICES and unknown[: len(path)] == path
 
 
 def _told(error: jsonschema_rs.ValidationError) -> str:

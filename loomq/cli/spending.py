@@ -58,6 +58,8 @@ def told_notes(notes: Mapping[str, Any]) -> Iterator[str]:
         yield f"its first plan was refused: {'; '.join(faults)}"
     if made := notes.get("checkpoints"):
         yield f"what was before is compressed: {made} checkpoint{'' if made == 1 else 's'} made"
+    if lost := notes.get("lost_minutes"):
+        yield f"of {lost} of them the model's text was no good: they hold the beginnings of results instead"
     if cut := notes.get("shortened"):
         yield f"the model was told {cut} earlier result{'' if cut == 1 else 's'} only in part"
 

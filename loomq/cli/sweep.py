@@ -29,7 +29,7 @@ _SAID = {
     "chords": "chords' bodies sent",
     "calls": "calls' continuations sent",
     "silo_updates": "changes of silos made that were left behind",
-    "windows": "rounds of tasks set going again of which nothing was under way",
+    "windows": "rounds of tasks of which more could be under way, set going again",
 }
 
 

@@ -1,1 +1,1 @@
-"""The dynamic orchestrator: what its YAML may say."""
+"""The dynamic orchestrator: a model that plans, rounds of tasks, and what is concluded from them."""

@@ -33,4 +33,4 @@ def answer_of(talk: Conversation, output: dict[str, Any], model: str, notes: dic
 
 def memory_notes(memory: Memory) -> dict[str, Any]:
     """Say what a step could not tell the model word by word."""
-    return {"checkpoints": memory.made, "shortened": memory.shortened}
+    return {"checkpoints": memory.made, "lost_minutes": memory.lost, "shortened": memory.shortened}

@@ -78,8 +78,11 @@ class Decompose:
             )
             reply = talk.run(request.model_copy(update={"messages": (*request.messages, *turns)}), 1)
             tasks, faults = self._read(reply)
+            talk.share(request, reply)  # whoever asks the same is to get the plan that holds
         if faults:
             talk.withhold()
+            if job.journal is not None:
+                job.journal.drop(0)  # whoever replays it asks anew
             raise InvalidPlanError(
                 f"{reply.model} gave a plan that cannot be used, also when it was told why: {'; '.join(faults)}",
                 stage=job.stage,
@@ -110,6 +113,14 @@ class Decompose:
         except LLMAnswerError as error:
             return [], [error.message]
         ended = {record.name: record.is_done for one in self.rounds for record in one.records}
-        reader = PlanReader(self.frozen, ended)
+        known: dict[str, Any] = {
+            one.name: {"output": one.output, "model_used": one.model_used}
+            for one_round in self.rounds
+            for one in one_round.records
+            if one.is_done
+        }
+        about = self.about
+        known["goal"] = {"goal_id": str(about.goal_id), "instruction": about.instruction, "context": about.context}
+        reader = PlanReader(self.frozen, ended, known)
         tasks = reader.read(value, may_be_empty=self.number > 1)
         return tasks, reader.faults

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loomq.contracts import Contract
 from loomq.errors import EnvironmentNotReadyError, LLMAnswerError
-from loomq.llm.base import StopReason
+from loomq.llm.base import LLMMessage, StopReason
 from loomq.llm.parsing import parse_object
 from loomq.llm.tokens import BYTES_A_TOKEN, estimated_tokens, request_tokens
 from loomq.messages import CheckpointState
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
-    from loomq.llm.base import LLMMessage, LLMReply, LLMRequest
+    from loomq.llm.base import LLMReply, LLMRequest
     from loomq.orchestrator.checkpoint import CheckpointStore
     from loomq.orchestrator.history import Entry, TaskRecord
     from loomq.orchestrator.manifest import Frozen
@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 #: The number, in the journal, of the call that makes checkpoint 1: the same whenever it is made again.
 FIRST_CHECKPOINT_ROUND = 100
 _LEAST_TOKENS = 200  # what an interaction is told with at least
+_LEAST_TEXT = 100
+_MOST_ISSUES = 20
+_SHORTER = (
+    "That is no JSON object of this form, or it was cut off. Write the minutes once more, as one JSON object, shorter."
+)
 _MINUTES = Contract(prompt.MINUTES_SCHEMA)
 
 Part = tuple[str, str]
@@ -51,6 +56,7 @@ class Memory:
         ask: Makes a call; with the number that it has in the journal.
         shape_only: The model is told no values of the context.
         made: How many checkpoints this step has made.
+        lost: How many of them have no text of the model's, since that was no good.
         shortened: How many interactions it tells only in part.
     """
 
@@ -61,6 +67,7 @@ class Memory:
     ask: Callable[[LLMRequest, int], LLMReply]
     shape_only: bool = False
     made: int = 0
+    lost: int = 0
     shortened: int = 0
 
     def messages(self, system: str, closing: str) -> tuple[LLMMessage, ...]:
@@ -100,8 +107,19 @@ class Memory:
         return [("user", goal), *minutes, *told, ("user", closing)]
 
     def _cut(self, parts: Sequence[Part], room: int) -> list[Part]:
-        """Tell so much of each interaction that all of them fit; what is left out is said to be."""
-        share = max(_LEAST_TOKENS, room // max(1, len(parts)))
+        """Tell so much of each interaction that all of them fit; what is left out is said to be.
+
+        Short ones are told whole, and what they leave is the long ones'.
+        """
+        lengths = sorted(estimated_tokens(text) for _, text in parts)
+        share, left = _LEAST_TOKENS, max(room, 0)
+        for at, length in enumerate(lengths):
+            share = max(_LEAST_TOKENS, left // (len(lengths) - at))
+            if length > share:
+                break
+            left -= length
+        else:
+            return list(parts)
         found = []
         for role, text in parts:
             if estimated_tokens(text) <= share:
@@ -146,11 +164,19 @@ class Memory:
         # All that has happened is told by one side here: it is a record, and no conversation to go on with.
         told = [("user", f"{'Plan' if entry.record is None else 'Result'}: {entry.text}") for entry in chunk]
         messages = prompt.conversation(self._parts(before, self._cut(told, room), closing))
-        reply = self.ask(
-            prompt.request(self.frozen, system, messages, prompt.MINUTES_SCHEMA), FIRST_CHECKPOINT_ROUND + number - 1
-        )
+        request = prompt.request(self.frozen, system, messages, prompt.MINUTES_SCHEMA)
+        at_round = FIRST_CHECKPOINT_ROUND + 2 * (number - 1)
+        reply = self.ask(request, at_round)
+        minutes = _minutes(reply)
+        if minutes is None:
+            again = (
+                LLMMessage(role="assistant", content=reply.content or "(nothing)"),
+                LLMMessage(role="user", content=_SHORTER),
+            )
+            minutes = _minutes(self.ask(request.model_copy(update={"messages": (*messages, *again)}), at_round + 1))
         self.made += 1
-        state = self._state(before, number, chunk, length, _minutes(reply)).model_copy(update={"until": until})
+        self.lost += minutes is None
+        state = self._state(before, number, chunk, length, minutes).model_copy(update={"until": until})
         try:
             self.store.save(state, float(self.frozen.spec.checkpoint.ttl_seconds))
         except EnvironmentNotReadyError as error:
@@ -168,12 +194,16 @@ class Memory:
         covers = (before.covers if before else 0) + len(chunk)
         records = [entry.record for entry in self.entries[:covers] if entry.record is not None]
         planned = [task for entry in self.entries[:covers] for task in entry.planned]
-        done = {record.name for record in records}
+        done = {entry.record.name for entry in self.entries if entry.record is not None}
         if minutes is None:  # the model's were no good: what the rows say is true in any case
             earlier = before.executive_summary if before else ""
+            share = self.frozen.spec.checkpoint.token_threshold // 8 * BYTES_A_TOKEN
+            short = [entry.text[: max(_LEAST_TEXT, share // len(chunk))] for entry in chunk if entry.record is not None]
+            told = f"{earlier} {_counted(records)} Beginnings of their results: {' … '.join(short)}"
+            lost = [one for one in records if not one.is_done]
             minutes = {
-                "executive_summary": f"{earlier} {_counted(records)}".strip(),
-                "open_issues": [f"{one.name}: {one.fault().get('message')}" for one in records if not one.is_done],
+                "executive_summary": told[-2 * share :].strip(),
+                "open_issues": [f"{one.name}: {str(one.fault().get('message'))[:200]}" for one in lost[-_MOST_ISSUES:]],
                 "decisions_made": list(before.decisions_made) if before else [],
             }
         return CheckpointState(

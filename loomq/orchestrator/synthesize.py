@@ -13,7 +13,7 @@ from loomq.llm.parsing import parse_object
 from loomq.llm.tokens import request_tokens
 from loomq.orchestrator import prompt
 from loomq.orchestrator.asking import answer_of, memory_notes
-from loomq.orchestrator.history import entries_of
+from loomq.orchestrator.history import entries_of, written
 from loomq.orchestrator.memory import Memory
 from loomq.workers.llm import Answer
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _CONTRACT = Contract(prompt.SYNTHESIS_SCHEMA)
 _CONCLUSION = (*prompt.SYNTHESIS_SCHEMA["properties"], "llm_error")
+_LONGEST_ANSWER = 32_000
 _PATIENCE = 0.9  # of the step's time: what is left is for giving the results without a conclusion
 
 
@@ -71,7 +72,15 @@ class Synthesize:
         """
         summary = self._summary(job.stage)
         if not self.asks:
-            return Answer(summary, "", {"prompt_tokens": 0, "completion_tokens": 0}, {}, [], _nothing, _nothing)
+            return Answer(
+                summary | self._for_sessions(),
+                "",
+                {"prompt_tokens": 0, "completion_tokens": 0},
+                {},
+                [],
+                _nothing,
+                _nothing,
+            )
         talk = models.talk(job.spec, job.tier, job.timeout_s * _PATIENCE, job.journal, cache_ttl_s=None)
         memory = self.memory(talk.run)
         try:
@@ -101,6 +110,11 @@ class Synthesize:
         system = prompt.synthesis_system(self.frozen)
         messages = memory.messages(system, "Put the results together now, as one JSON object.")
         return prompt.request(self.frozen, system, messages, prompt.SYNTHESIS_SCHEMA)
+
+    def _for_sessions(self) -> dict[str, Any]:
+        """Give the results by task, as long as that is short: it is what a session is told as the answer."""
+        found = {record.name: record.output for one in self.rounds for record in one.records if record.is_done}
+        return {"results": found} if len(written(found)) <= _LONGEST_ANSWER else {}
 
     def _summary(self, stage: str) -> dict[str, Any]:
         """Say what there is to be put together, which must not be nothing."""

@@ -6,14 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from loomq.errors import PipelineMappingError
 from loomq.messages import ModelTier, TaskPriority
-from loomq.pipelines.graph import find_cycle
+from loomq.pipelines.graph import StageGraph, find_cycle
 from loomq.pipelines.paths import parse_expression
 from loomq.pipelines.scanner import MalformedError
 from loomq.problems import dotted, listed, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from loomq.orchestrator.manifest import Frozen, Offer
     from loomq.pipelines.paths import Expression
@@ -126,11 +127,16 @@ class PlanReader:
     Args:
         frozen: The orchestrator and what it may use.
         ended: The tasks of earlier rounds by name, and whether each has a result.
+        roots: What is known already of what payloads may take from: ``goal``, and tasks of earlier rounds.
     """
 
-    def __init__(self, frozen: Frozen, ended: Mapping[str, bool] | None = None) -> None:
+    def __init__(
+        self, frozen: Frozen, ended: Mapping[str, bool] | None = None, roots: Mapping[str, Any] | None = None
+    ) -> None:
         self._offers = frozen.by_name
         self._ended = ended or {}
+        self._roots = roots or {}
+        self._by_number: dict[int, str] = {}
         self.faults: list[str] = []
 
     def read(self, answer: Any, *, may_be_empty: bool) -> list[Subtask]:
@@ -163,32 +169,49 @@ class PlanReader:
     def _names(self, items: list[Any]) -> list[str]:
         """Give each task its name: the model's, if it is one and free, else one by worker and number."""
         names: list[str] = []
+        self._by_number = {}
+        given = {str(item.get("id")) for item in items if isinstance(item, dict)}
         for at, item in enumerate(items):
             asked = item.get("id") if isinstance(item, dict) else None
-            name = asked if isinstance(asked, str) else None
-            if name is not None and not _NAME.fullmatch(name):
-                self._fault(at, f'id: "{name[:60]}" is no name; use lower-case letters, digits and _')
-            elif name in names or name in self._ended:
-                self._fault(at, f'id: "{name}" is another task\'s name already')
-            elif name in {"goal", "item", "index"}:
-                self._fault(at, f'id: "{name}" is taken')
+            name = self._given_name(at, asked, names)
             if name is None:
                 worker = item.get("worker_type") if isinstance(item, dict) else None
-                stem = worker[:60] if isinstance(worker, str) and _NAME.fullmatch(worker[:60]) else "task"
-                number = len(self._ended) + at + 1
-                name = f"{stem}_{number}"
-                while name in names or name in self._ended:
-                    number += 1
-                    name = f"{stem}_{number}"
+                name = self._made_name(worker, len(self._ended) + at + 1, {*names, *given})
+            if isinstance(asked, int):
+                self._by_number.setdefault(asked, name)
             names.append(name)
         return names
+
+    def _given_name(self, at: int, asked: Any, names: list[str]) -> str | None:
+        """Give the name that the model has chosen; ``None`` if it has chosen none, or a number."""
+        if asked is None:
+            return None
+        if isinstance(asked, int) and not isinstance(asked, bool):
+            if asked in self._by_number:
+                self._fault(at, f"id: {asked} is another task's already")
+            return None
+        if not isinstance(asked, str) or not _NAME.fullmatch(asked):
+            told = f'"{asked[:60]}"' if isinstance(asked, str) else _kind(asked)
+            self._fault(at, f"id: {told} is no name; use lower-case letters, digits and _")
+            return None
+        if asked in names or asked in self._ended:
+            self._fault(at, f'id: "{asked}" is another task\'s name already')
+        elif asked in {"goal", "item", "index"}:
+            self._fault(at, f'id: "{asked}" is taken')
+        return asked
+
+    def _made_name(self, worker: Any, number: int, taken: Collection[str]) -> str:
+        stem = worker[:60] if isinstance(worker, str) and _NAME.fullmatch(worker[:60]) else "task"
+        while f"{stem}_{number}" in taken or f"{stem}_{number}" in self._ended:
+            number += 1
+        return f"{stem}_{number}"
 
     def _task(self, at: int, item: Any, names: list[str]) -> Subtask | None:
         if not isinstance(item, dict):
             self._fault(at, f"it is {_kind(item)} and not an object")
             return None
         before = len(self.faults)
-        for key in item.keys() - set(_KEYS):
+        for key in (key for key in item if key not in _KEYS):
             self._fault(at, f"{str(key)[:60]}: there is no such key; {suggest(str(key), _KEYS) or listed(_KEYS)}")
         offer = self._offer(at, item.get("worker_type"))
         payload = item.get("payload", {})
@@ -240,12 +263,18 @@ class PlanReader:
             return ()
         found: list[str] = []
         for one in asked if isinstance(asked, list) else [asked]:
-            if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < len(names):
+            if isinstance(one, int) and not isinstance(one, bool) and self._by_number:  # numbers are ids here
+                if one in self._by_number:
+                    found.append(self._by_number[one])
+                else:
+                    self._fault(at, f"depends_on: {one} is no id of this plan")
+            elif isinstance(one, int) and not isinstance(one, bool) and 0 <= one < len(names):
                 found.append(names[one])
             elif isinstance(one, str) and one in names:
                 found.append(one)
             elif isinstance(one, str) and one in self._ended:
-                continue  # an earlier round's task is done
+                if not self._ended[one]:
+                    self._fault(at, f"depends_on: task {one}, of an earlier round, has no result")
             else:
                 self._fault(at, f"depends_on: {str(one)[:60]!r} is no task of this plan; name ids, or places from 0")
         return tuple(dict.fromkeys(found))
@@ -256,23 +285,25 @@ class PlanReader:
             self.faults.append(f"tasks wait for each other: {' -> '.join(cycle)}")
 
     def _check_references(self, tasks: list[Subtask]) -> None:
-        above = {task.name: set(task.depends_on) for task in tasks}
-        for _ in tasks:  # what a task waits for indirectly is done as well
-            wider = {name: found.union(*(above[one] for one in found)) for name, found in above.items()}
-            if wider == above:
-                break
-            above = wider
+        graph = StageGraph.build({task.name: task.depends_on for task in tasks}) if not self.faults else None
         for at, task in enumerate(tasks):
             for path, text in references(task.payload):
-                fault = self._reference_fault(text, above[task.name])
+                above = graph.ancestors(task.name) if graph is not None else frozenset()
+                fault = self._reference_fault(text, above)
                 if fault:
                     self._fault(at, f"payload.{dotted(path)}: {fault}")
 
-    def _reference_fault(self, text: str, above: set[str]) -> str | None:
+    def _reference_fault(self, text: str, above: Collection[str]) -> str | None:
         try:
-            root = expression_of(text).root
+            path = expression_of(text)
         except MalformedError as error:
             return f"the path {text[:100]!r} is malformed: {error.message}"
+        root = path.root
+        if root in self._roots:
+            try:
+                path.evaluate(self._roots)
+            except PipelineMappingError as error:
+                return error.message
         if root == "goal" or root in above or self._ended.get(root):
             return None
         if root in self._ended:

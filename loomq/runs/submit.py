@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from loomq.store.stages import StageKey
 
 
+_MOST_STORED = 10_000  # snapshots that a process knows to be stored; rounds bring their own
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A goal that is written down.
@@ -129,6 +132,8 @@ class Submitter:
             InlineValueError: The context is not JSON, or too large.
             SubmitUnavailableError: The goal could not be written down.
         """
+        if len(self._stored) > _MOST_STORED:
+            self._stored.clear()
         snapshot, body = self._snapshot(goal.pipeline, worker) if body is None else (spec_hash(body), body)
         plan = self._plans.keep(snapshot, body)
         self._check(plan, goal, contract=contract)

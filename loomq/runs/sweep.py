@@ -232,7 +232,7 @@ class Sweeper:
         self._done.silo_updates += self._silos.settle_waiting()
 
     def _move_windows(self) -> None:
-        """Let tasks of rounds go of which nothing is under way."""
+        """Let tasks of rounds go of which more could be under way."""
         for round_id in rounds.stuck(self._database, _AT_ONCE):
             self._done.windows += self._alone(partial(self._sequel.move_window, round_id))
 

@@ -21,7 +21,7 @@ class Swept:
         told: Stages that heard of the end of the goal that was their work.
         admitted: Goals of limited pipelines that were let go.
         silo_updates: Changes of silos that were left behind and are made, or refused.
-        windows: Rounds of which nothing was under way, and whose next tasks were let go.
+        windows: Rounds of which more could be under way, and whose next tasks were let go.
         faults: What could not be done in this pass, and will be tried in the next.
     """
 

@@ -185,6 +185,11 @@ def _target(loom: Loom, row: Any, *, current: bool) -> tuple[Plan, dict[str, Any
 
 def _ended(loom: Loom, goal_id: UUID) -> Any:
     row = _row(loom, goal_id)
+    if row.kind == "round":
+        raise GoalStateError(
+            f"goal {goal_id} is a round of tasks, and part of goal {row.parent_goal}",
+            hint=f"rerun that one: loomq rerun {row.parent_goal} --from {row.parent_stage}",
+        )
     if row.state == "open":
         raise GoalStateError(f"goal {goal_id} has not ended", hint=f"cancel it first: loomq cancel {goal_id}")
     return row

@@ -264,7 +264,7 @@ def _missing(settings: Settings, catalog: Catalog, problems: Sequence[Problem], 
     own = tuple(problem for problem in problems if problem.file == file)
     if own:
         return _unusable(f"pipeline {name}", own)
-    known = sorted(catalog.pipelines)
+    known = sorted({*catalog.pipelines, *catalog.orchestrators})
     hint = suggest(name, known) or f"{settings.project} has {listed(known) if known else 'none'}"
     return UnknownNameError(f'no pipeline is called "{name}"', hint=hint)
 

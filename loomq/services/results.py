@@ -14,7 +14,7 @@ from loomq.orchestrator.outline import Step
 from loomq.queues.names import StageMessage
 from loomq.services import inspect
 from loomq.services.control import cancel
-from loomq.store import events, goals, rounds
+from loomq.store import details, events, goals, rounds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -45,7 +45,7 @@ class ResultReader:
         self._goal_id = goal_id
         self._timeout = timeout
         self._seen: set[tuple[UUID, str]] = set()
-        self._heard_at = time.monotonic()
+        self._waited_s = 0.0
         self._watched: dict[UUID, float] = {}
         self.is_over = False
 
@@ -57,7 +57,8 @@ class ResultReader:
             WaitTimeoutError: Nothing came for ``timeout`` seconds.
             DatabaseUnavailableError: Postgres does not answer.
         """
-        until = time.monotonic() + within_s
+        until = begun = time.monotonic()
+        until += within_s if self._timeout is None else min(within_s, max(0.0, self._timeout - self._waited_s))
         found = self._present()
         if not found and not self.is_over:
             with self._loom.database.listen("loomq_ended", self._loom.settings.listen_url) as listener:
@@ -67,9 +68,9 @@ class ResultReader:
                     if not found and not self.is_over:
                         left = min(_POLL_S, max(0.0, until - time.monotonic()))
                         listener.wait(left, lambda payload: payload.split(" ", 1)[0] in about)  # noqa: B023
-        if found:
-            self._heard_at = time.monotonic()
-        elif not self.is_over and self._timeout is not None and time.monotonic() - self._heard_at > self._timeout:
+        # Time in which nobody asks does not count: whoever reads may take as long as he likes.
+        self._waited_s = 0.0 if found else self._waited_s + time.monotonic() - begun
+        if not self.is_over and self._timeout is not None and self._waited_s >= self._timeout:
             raise WaitTimeoutError(
                 f"no task of goal {self._goal_id} has ended for {self._timeout:g} s; it goes on",
                 hint=f"look: loomq show {self._goal_id}",
@@ -91,7 +92,8 @@ class ResultReader:
         self._seen |= whole.keys()
         self.is_over = state != "open"
         ordered = sorted(whole.values(), key=lambda task: (task.ended_at, task.place or 0))
-        return [self._result(task, sources[task.goal_id]) for task in ordered]
+        tokens = {goal_id: details.tokens(self._loom.database, goal_id) for goal_id in {one.goal_id for one in ordered}}
+        return [self._result(task, sources[task.goal_id], tokens[task.goal_id].get(task.name, {})) for task in ordered]
 
     def _sources(self) -> dict[UUID, int | None]:
         """Name the goals whose stages are the tasks, with their rounds: an orchestrator's, else the goal itself."""
@@ -109,20 +111,26 @@ class ResultReader:
             return []
         names = {task.name for task in tasks}
         wanted = {(task.goal_id, task.name) for task in tasks}
+        if any(task.fan_out is not None for task in tasks):  # what its items gave is put together
+            return [
+                task for task in goals.stages_of(self._loom.database, self._goal_id, items=names) if task.name in names
+            ]
         found = rounds.tasks(self._loom.database, list({task.goal_id for task in tasks}), names=names)
         return [task for task in found if (task.goal_id, task.name) in wanted]
 
-    def _result(self, task: Row[Any], number: int | None) -> TaskResult:
-        usage = task.token_usage or {}
+    def _result(self, task: Row[Any], number: int | None, tokens: dict[str, int]) -> TaskResult:
+        row = goals.get(self._loom.database, task.goal_id)
+        stage = self._loom.plans.get(row.snapshot).stages[task.name] if row is not None else None
+        told = inspect.stage_view(task, stage)
         return TaskResult(
             task_id=uuid5(task.goal_id, task.name),
             parent_task_id=self._goal_id,
-            worker_type=task.worker,
-            status=TaskStatus(inspect.stage_view(task).status),
+            worker_type=told.pipeline or task.worker,
+            status=TaskStatus(told.status),
             output=task.output if task.state == "done" else None,
             error=task.error,
             model_used=task.model_used,
-            token_usage=TokenUsage(**{key: usage.get(key, 0) for key in ("prompt_tokens", "completion_tokens")}),
+            token_usage=TokenUsage(**tokens),
             processing_time_ms=task.processing_time_ms or 0,
             completed_at=task.ended_at,
             metadata={
@@ -130,6 +138,7 @@ class ResultReader:
                 "round": number,
                 "goal_id": str(task.goal_id),
                 "task_id": StageMessage(task.goal_id, task.name).id,
+                "reason": task.reason,
             },
             degraded_modes=tuple((task.notes or {}).get("degraded_modes", ())),
         )
@@ -150,14 +159,13 @@ def streamed(
 ) -> Iterator[TaskResult]:
     """Give results as they arrive; arguments and errors as ``GoalHandle.results``."""
     reader = ResultReader(loom, goal_id, timeout)
-    while not reader.is_over:
-        for result in reader.step(_STEP_S):
-            try:
-                yield result
-            except GeneratorExit:  # whoever reads has left
-                if not keep_running:
-                    _give_up(loom, goal_id)
-                raise
+    try:
+        while not reader.is_over:
+            yield from reader.step(_STEP_S)
+    except (GeneratorExit, KeyboardInterrupt):  # whoever reads has left
+        if not keep_running:
+            _give_up(loom, goal_id)
+        raise
 
 
 async def astreamed(

@@ -68,6 +68,7 @@ _GOALS = f"""
         ELSE g.ended_at < %(goals)s END
     AND NOT EXISTS (SELECT 1 FROM stages s WHERE s.goal_id = g.id AND s.state = 'claimed')
     AND NOT (g.kind = 'round' AND EXISTS (SELECT 1 FROM goals p WHERE p.id = g.parent_goal))
+    AND NOT (g.kind = 'orchestrator' AND EXISTS (SELECT 1 FROM goals p WHERE p.rerun_of = g.id))
 """  # noqa: S608
 _GOALS_DELETED = f"""
 WITH chosen AS MATERIALIZED (

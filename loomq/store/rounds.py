@@ -76,5 +76,5 @@ def let_go(database: Database, round_id: UUID) -> list[str]:
 
 
 def stuck(database: Database, limit: int = 100) -> list[UUID]:
-    """List rounds of which nothing is under way though something could be."""
+    """List rounds of which fewer tasks are under way than could be."""
     return [row[0] for row in database.call("SELECT loomq_stuck_rounds(%(limit)s)", {"limit": limit})]

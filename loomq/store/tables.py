@@ -95,6 +95,7 @@ Index(
     postgresql_where=(goals.c.state == "open") & goals.c.max_concurrent.is_not(None) & goals.c.admitted_at.is_not(None),
 )
 Index("goals_children", goals.c.parent_goal, postgresql_where=goals.c.parent_goal.is_not(None))
+Index("goals_reruns", goals.c.rerun_of, postgresql_where=goals.c.rerun_of.is_not(None))
 Index("goals_session", goals.c.session_id, goals.c.id, postgresql_where=goals.c.session_id.is_not(None))
 Index("goals_open", goals.c.id, postgresql_where=goals.c.state == "open")
 Index("goals_follows", goals.c.ended_at, postgresql_where=goals.c.follows)

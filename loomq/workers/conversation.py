@@ -178,6 +178,12 @@ class Conversation:
         self.journal.drop(self._last)
         self.withhold()
 
+    def share(self, request: LLMRequest, reply: LLMReply) -> None:
+        """Keep a reply for others who ask something, once it is accepted, though it answered another question."""
+        key = self._cache_key(request_hash(request))
+        if key is not None and self._is_own(reply):
+            self._fresh.append((key, reply))
+
     def withhold(self) -> None:
         """Keep the answers so far from others, and those that came from there too: they were no good."""
         for key in self._cached:

@@ -10,10 +10,12 @@ from itertools import islice
 
 import pytest
 
-from loomq.errors import GoalCancelledError, GoalFailedError, UnknownNameError
+from loomq.errors import GoalCancelledError, GoalFailedError, GoalStateError, UnknownNameError, WaitTimeoutError
 from loomq.messages import TaskStatus
 from loomq.services import explain, inspect
-from loomq.services.submit import submit_goal
+from loomq.services.dead_letters import replay_dead_letter
+from loomq.services.sessions import create_session, get_session
+from loomq.services.submit import GoalHandle, submit_goal
 from loomq.store import checkpoints, rounds
 from loomq.testing import fake_llm, wait_until
 from loomq.testing.llm import FakeServer, Rule
@@ -57,8 +59,11 @@ PLANS: dict[str, list] = {
         {"worker_type": "helper", "payload": {"instruction": "plain for the boss", "context": {}}},
         {"worker_type": "twice", "payload": {"q": "two"}},
     ]],
+    "mended": [[look("one")]],
+    "erring": [[{"worker_type": "lok", "payload": {"q": "x"}}]],
     "spend": [[{"worker_type": "talk", "payload": {"q": "x"}}, look("one")]],
 }  # fmt: skip
+MENDED: list[bool] = []
 _INSTRUCTION = re.compile(r'"instruction": "(\w+)')
 
 
@@ -66,7 +71,9 @@ def answer(call):
     """Answer by what the goal is called."""
     found = _INSTRUCTION.search(call.text)
     name = found[1] if found else ""
-    if "You talk." in call.system:
+    if name == "mended" and not MENDED:
+        said = {"json": [{"worker_type": "lok"}]}
+    elif "You talk." in call.system:
         said = {"json": {"said": "so"}, "prompt_tokens": 100, "completion_tokens": 10}
     elif "You keep the minutes" in call.system:
         said = {"json": {"executive_summary": f"minutes of {name}", "open_issues": [], "decisions_made": ["go on"]}}
@@ -126,6 +133,9 @@ def stock(project):
     )
     project.write("workers/talk.yaml", "name: talk\nsystem_prompt: You talk.\n")
     project.pipeline("twice", "  - {name: only, worker_type: look, input_mapping: {q: goal.context.q}}\n")
+    project.pipeline(
+        "fan", "  - {name: each, worker_type: look, for_each: goal.context.qs, input_mapping: {q: item}}\n"
+    )
     orchestrator(project, "research", "synthesis: llm")
     orchestrator(project, "narrow", "max_concurrent_tasks: 2")
     orchestrator(project, "keeper", "plan_cache: {ttl_seconds: 600}")
@@ -521,3 +531,57 @@ def test_a_paused_goal_starts_nothing_more_of_its_rounds(ask, shop):
     assert handle.status() is TaskStatus.PROCESSING
     assert handle.resume()
     assert len(handle.result(timeout=20)["succeeded"]) == 2
+
+
+def test_a_plan_that_was_wrong_twice_is_asked_for_anew_when_it_is_replayed(ask, shop):
+    handle = ask("mended later")
+    with pytest.raises(GoalFailedError, match='called "lok"'):
+        handle.result(timeout=20)
+    MENDED.append(True)
+    replay_dead_letter(f"{handle.goal_id}/plan_1", loom=shop.loom)
+    assert outputs(handle.result(timeout=20)) == {"look_1": "one!"}
+
+
+def test_a_corrected_plan_is_kept_for_whoever_asks_the_same(ask, provider):
+    for _ in range(3):
+        assert outputs(ask("erring plan", "keeper").result(timeout=20)) == {"look_1": "one!"}
+    assert len([text for text in asked(provider, "erring plan") if "This is round" not in text]) == 2  # of the first
+
+
+def test_a_session_is_told_the_results_though_no_model_concludes(ask, shop):
+    session = create_session("talk", loom=shop.loom)
+    ask("plain talk", "narrow", session=session).result(timeout=20)
+    said = get_session(session.session_id, loom=shop.loom).messages[-1].content
+    assert '"found": "one!"' in said
+
+
+def test_nothing_for_so_long_ends_the_wait_for_results_and_not_the_goal(ask, shop):
+    go = shop.project.folder / "go.txt"
+    go.unlink(missing_ok=True)
+    handle = ask("slow waiter")
+    found = handle.results(timeout=3)
+    assert next(found).output == {"found": "one!"}
+    with pytest.raises(WaitTimeoutError, match="no task of goal"):
+        next(found)
+    go.touch()
+    assert len(handle.result(timeout=20)["succeeded"]) == 2
+
+
+def test_results_of_stages_that_fan_out_are_whole_and_those_of_contained_pipelines_say_so(ask, shop):
+    shop.loom.configs.reload()
+    handle = submit_goal("go", pipeline="fan", context={"qs": ["a", "b"]}, loom=shop.loom)
+    (each,) = handle.results(timeout=20)
+    assert [one["found"] for one in each.output["items"]] == ["a!", "b!"]
+
+    found = {one.metadata["task"]: one for one in ask("boss of results", "chief").results(timeout=30)}
+    assert {name: one.worker_type for name, one in found.items()} == {"helper_1": "helper", "twice_2": "twice"}
+    assert found["helper_1"].token_usage.prompt_tokens > 0
+
+
+def test_a_round_is_not_rerun_by_itself(ask, shop):
+    handle = ask("plain again")
+    handle.result(timeout=20)
+    (round_,) = inspect.detailed(shop.loom, handle.goal_id).rounds
+    with pytest.raises(GoalStateError, match="is a round of tasks") as raised:
+        GoalHandle(shop.loom, round_.goal_id).rerun(start="look_1")
+    assert f"loomq rerun {handle.goal_id} --from tasks_1" in raised.value.hint

@@ -80,13 +80,13 @@ def test_a_paused_or_ended_round_lets_nobody_go(database):
     assert rounds.stuck(database) == []
 
 
-def test_a_round_of_which_something_is_under_way_is_not_stuck(database):
+def test_a_round_of_which_more_could_be_under_way_is_found(database):
     goal_id = submit_round(database, {"a": (), "b": (), "c": ()}, 2)
     assert rounds.stuck(database) == []
-    run(database, goal_id, "a")
-    assert rounds.stuck(database) == []
-    run(database, goal_id, "b")
+    run(database, goal_id, "a")  # and then its process died
     assert rounds.stuck(database) == [goal_id]
+    assert rounds.let_go(database, goal_id) == ["c"]
+    assert rounds.stuck(database) == []
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -155,6 +155,23 @@ def test_a_round_is_kept_as_long_as_the_goal_that_it_is_part_of(database):
     assert pruned() + pruned() == 2
     assert (goals.state_of(database, whole), goals.state_of(database, part)) == (None, None)
     assert database.call("SELECT count(*) FROM checkpoints", {})[0][0] == 0
+
+
+def test_a_goal_and_its_rounds_are_kept_for_a_rerun_that_has_taken_them_over(database):
+    first = submit(database, new_stage("tasks_1"), kind="orchestrator")
+    part = submit_round(database, {"a": ()}, 1, parent=(first, "tasks_1", -1))
+    again = submit(database, new_stage("synthesis"), kind="orchestrator", rerun_of=first)
+    for goal_id, name in ((part, "a"), (first, "tasks_1")):
+        run(database, goal_id, name)
+
+    def pruned():
+        until = prune.cutoffs(database, goals=timedelta(0), letters=timedelta(0), most_letters=10)
+        return sum(batch.goals for batch in prune.goals(database, until, actor="ann"))
+
+    assert pruned() == 0
+    run(database, again, "synthesis")
+    assert [pruned() for _ in range(3)].count(0) < 3
+    assert database.call("SELECT count(*) FROM goals", {})[0][0] == 0
 
 
 def test_rounds_are_found_by_the_stage_whose_work_they_are_or_by_what_a_rerun_took_over(database):

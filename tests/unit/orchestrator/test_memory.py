@@ -100,7 +100,7 @@ def test_a_long_one_is_a_checkpoint_and_the_last_interactions_word_by_word(remem
     memory, store, calls = remember(rounds(12), 1200)
     told = texts(memory.messages("s" * 300, "Go."))
 
-    assert [number for number, _ in calls] == list(range(FIRST_CHECKPOINT_ROUND, FIRST_CHECKPOINT_ROUND + len(calls)))
+    assert [number for number, _ in calls] == [FIRST_CHECKPOINT_ROUND + 2 * at for at in range(len(calls))]
     assert len(calls) == memory.made == len(store.states) > 1
     assert [role for role, _ in told] == ["user"]
     assert f"summary {len(calls)}" in told[0][1]
@@ -111,7 +111,7 @@ def test_a_long_one_is_a_checkpoint_and_the_last_interactions_word_by_word(remem
     assert (last.goal_id, last.original_instruction, last.covers) == (GOAL, "find it", 11)
     assert [task["task"] for task in last.completed_tasks] == [f"t{number}" for number in range(10)]
     assert last.completed_tasks[1]["status"] == "failed"
-    assert [task["task"] for task in last.pending_tasks] == ["t10", "t11"]
+    assert last.pending_tasks == ()
     assert store.states[0].context_token_count > 1200
     assert {state.until for state in store.states} == {11}
     for _, request in calls:
@@ -153,7 +153,11 @@ def test_minutes_that_are_no_good_are_replaced_by_what_the_rows_say(remember, an
     memory, store, _ = remember(rounds(8), 1200, answers=[reply(answer)] * 20)
     memory.messages("s" * 300, "Go.")
 
-    assert store.states[-1].executive_summary.endswith("6 tasks have ended, 5 of them with a result.")
+    assert (
+        "6 tasks have ended, 5 of them with a result. Beginnings of their results: "
+        in store.states[-1].executive_summary
+    )
+    assert memory.lost == len(store.states)
     assert store.states[-1].open_issues == ("t1: no luck",)
 
 
@@ -209,3 +213,30 @@ def test_the_prompt_of_a_step_is_told_afterwards_from_the_checkpoint_that_it_had
     found, fault = prompt_of(program, [])
     assert found is None
     assert "is gone" in fault
+
+
+def test_what_fits_together_is_told_whole_and_long_results_have_what_short_ones_leave(remember):
+    memory, _, _ = remember(rounds(3), 50_000)
+    parts = [("user", "x" * 60)] * 10 + [("user", "y" * 3000)]
+    assert memory._cut(parts, 1300) == parts
+    cut = memory._cut(parts, 700)
+    assert cut[:10] == parts[:10]
+    assert 1300 < len(cut[10][1]) < 1700
+
+
+def test_minutes_that_are_no_good_are_asked_for_once_more(remember):
+    memory, store, calls = remember(rounds(8), 1200, answers=[reply("prose"), *[minutes("second")] * 9])
+    memory.messages("s" * 300, "Go.")
+    assert store.states[0].executive_summary == "second"
+    assert calls[1][0] == FIRST_CHECKPOINT_ROUND + 1
+    assert "Write the minutes once more" in calls[1][1].messages[-1].content
+    assert memory.lost == 0
+
+
+def test_the_number_of_tasks_does_not_make_a_checkpoint_long():
+    tasks = tuple({"task": f"task_number_{n}", "status": "completed" if n % 2 else "failed"} for n in range(5000))
+    state = CheckpointState(goal_id=GOAL, original_instruction="", executive_summary="x", completed_tasks=tasks)
+    told = prompt.checkpoint_text(state)
+    assert len(told) < 4000
+    assert '"count": 2500' in told
+    assert "task_number_4999" in told

@@ -157,3 +157,62 @@ def test_a_payload_that_is_nested_beyond_reason_is_a_fault(frozen):
     for _ in range(5000):
         deep = {"x": deep}
     assert read(frozen, [{"worker_type": "free", "payload": deep}])[1] == ["task 0: payload: it is nested too deeply"]
+
+
+def test_numbers_that_a_model_gives_as_ids_are_ids_and_no_places(frozen):
+    plan = [{"worker_type": "free", "id": number} for number in (1, 2)]
+    plan.append({"worker_type": "free", "id": 3, "depends_on": [1]})
+    tasks, faults = read(frozen, plan)
+    assert faults == []
+    assert [(task.name, task.depends_on) for task in tasks] == [("free_1", ()), ("free_2", ()), ("free_3", ("free_1",))]
+    plan[2]["depends_on"] = [0]
+    assert read(frozen, plan)[1] == ["task 2: depends_on: 0 is no id of this plan"]
+    plan[1]["id"] = 1
+    assert "task 1: id: 1 is another task's already" in read(frozen, plan)[1]
+
+
+def test_a_made_name_leaves_those_that_the_model_has_given(frozen):
+    tasks, faults = read(frozen, [{"worker_type": "free"}, {"worker_type": "free", "id": "free_1"}])
+    assert faults == []
+    assert [task.name for task in tasks] == ["free_2", "free_1"]
+
+
+def test_waiting_for_an_earlier_task_that_has_no_result_is_a_fault(frozen):
+    plan = [{"worker_type": "free", "depends_on": ["old"]}]
+    assert read(frozen, plan, ended={"old": False})[1] == [
+        "task 0: depends_on: task old, of an earlier round, has no result"
+    ]
+    assert read(frozen, plan, ended={"old": True})[1] == []
+
+
+def test_what_is_known_already_must_be_there(frozen):
+    known = {"goal": {"context": {"a": 1}}, "old": {"output": {"x": 1}}}
+    plan = [{"worker_type": "free", "payload": {"b": {FROM: "goal.context.nope"}, "c": {FROM: "old.output.y"}}}]
+    reader = PlanReader(frozen, {"old": True}, known)
+    assert reader.read(plan, may_be_empty=False) == []
+    assert ['has no "nope"' in reader.faults[0], 'has no "y"' in reader.faults[1]] == [True, True]
+
+
+def test_a_choice_among_schemas_waits_for_what_is_not_known_yet():
+    text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    ref = {"type": "object", "properties": {"ref": {"type": "string"}}, "required": ["ref"]}
+    offer = Offer(name="either", input_schema={"anyOf": [text, ref]}, tier="local", tiers=("local",))
+    one = Frozen(spec=OrchestratorSpec(name="o"), offers=(offer,))
+    plan = [{"worker_type": "either", "payload": {"text": {FROM: "goal.instruction"}}}]
+    assert read(one, plan)[1] == []
+    assert read(one, [{"worker_type": "either", "payload": {"text": 7}}])[1]
+
+
+def test_a_chain_of_a_thousand_tasks_is_read_in_no_time(frozen):
+    plan = [{"worker_type": "free", "id": "t0"}]
+    plan += [
+        {"worker_type": "free", "id": f"t{n}", "depends_on": [f"t{n - 1}"], "payload": {"x": {FROM: "t0.output.a"}}}
+        for n in range(1, 1000)
+    ]
+    tasks, faults = read(frozen, plan)
+    assert (len(tasks), faults) == (1000, [])
+
+
+def test_faults_are_told_in_the_order_of_the_answer(frozen):
+    plan = [{"worker_type": "free", **dict.fromkeys("zyxwv", 1)}]
+    assert [fault.split(": ")[1] for fault in read(frozen, plan)[1]] == list("zyxwv")

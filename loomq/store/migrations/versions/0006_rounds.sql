@@ -79,8 +79,7 @@ BEGIN
     WHERE s.goal_id = p_goal AND s.item = -1 AND s.name = n.name RETURNING s.name;
 END $$;
 
--- Rounds of which nothing is under way though something could be: whoever ended its last task died before it let the
--- next go.
+-- Rounds of which more could be under way: whoever ended a task died before it let the next go, or the round was paused.
 CREATE FUNCTION loomq_stuck_rounds(p_limit integer) RETURNS SETOF uuid LANGUAGE sql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
     WITH RECURSIVE waiting AS (
@@ -93,9 +92,9 @@ SET enable_seqscan = off SET enable_bitmapscan = off AS $$
             ORDER BY s.goal_id LIMIT 1) AS n
     )
     SELECT w.goal_id FROM waiting w JOIN goals g ON g.id = w.goal_id
-    WHERE g.state = 'open' AND g.paused_at IS NULL AND NOT EXISTS (
-        SELECT 1 FROM stages b
-        WHERE b.goal_id = w.goal_id AND b.item = -1 AND b.state IN ('ready', 'published', 'claimed'))
+    WHERE g.state = 'open' AND g.paused_at IS NULL AND (
+        SELECT count(*) FILTER (WHERE b.state IN ('ready', 'published', 'claimed')) < max(b.max_parallel)
+        FROM stages b WHERE b.goal_id = w.goal_id AND b.item = -1)
     LIMIT p_limit
 $$;
 

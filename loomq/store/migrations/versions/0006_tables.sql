@@ -17,3 +17,6 @@ CREATE TABLE checkpoints (
     PRIMARY KEY (goal_id, number)
 ) PARTITION BY RANGE (goal_id);
 CREATE TABLE checkpoints_default PARTITION OF checkpoints DEFAULT;
+
+-- A goal is kept as long as another one has taken results over from it.
+CREATE INDEX goals_reruns ON goals (rerun_of) WHERE rerun_of IS NOT NULL;
