@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -191,5 +192,5 @@ def test_any_path_gives_a_piece_or_a_knowledge_error(path):
         lambda: load_source(Path("/nowhere"), source(path or "x")),
         lambda: load_folder(Path("/nowhere"), silo(path or "x")),
     ):
-        with pytest.raises(KnowledgeError):
+        with suppress(KnowledgeError):  # "~" is there
             loaded()
