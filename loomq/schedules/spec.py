@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
 from loomq.config import DottedName, Flag, Name, NotYet, Number, Seconds, Spec, Text, contradiction
 from loomq.messages import ModelTier, TaskPriority
+from loomq.schedules.meaning import Meaning
+
+if TYPE_CHECKING:
+    from loomq.schedules.clock import Clock
 
 #: The whole file is read and then refused, until beat serves schedules.
 NOT_YET = (NotYet(""),)
@@ -51,9 +56,11 @@ class ScheduleEntry(Spec):
     name: Name
     dispatch_type: Literal["goal", "task"]
     cron: Text | None = None
-    """croniter's language: 5 fields, names, @hourly, L, #, optional seconds."""
+    """croniter's language: 5 fields, names, @hourly, L, #, optional seconds as the sixth field."""
     interval_seconds: Seconds | None = None
     """It fires first at start."""
+    every: Text | None = None
+    """In words: 5 minutes, 2 hours, day at 09:00, weekday at 09:00, monday and friday at 09:00."""
     goal: GoalTemplate | None = None
     task: TaskTemplate | None = None
     expand_from: DottedName | None = None
@@ -64,19 +71,63 @@ class ScheduleEntry(Spec):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        if (self.cron is None) == (self.interval_seconds is None):
-            raise contradiction("an entry needs either cron or interval_seconds", "cron" if self.cron else "")
-        if self.cron is not None:
-            from croniter import croniter
-
-            if not croniter.is_valid(self.cron):
-                raise contradiction(f'"{self.cron}" is not a cron expression', "cron", id="LQ140")
+        self._check_times()
         wanted, other = ("goal", "task") if self.dispatch_type == "goal" else ("task", "goal")
         if getattr(self, wanted) is None:
             raise contradiction(f"dispatch_type {wanted} needs the key {wanted}", "dispatch_type", id="LQ111")
         if getattr(self, other) is not None:
             raise contradiction(f"dispatch_type {wanted} has no use for {other}", other)
         return self
+
+    def _check_times(self) -> None:
+        """Refuse none or two ways of saying when, and times that never come."""
+        written = [key for key in ("cron", "interval_seconds", "every") if getattr(self, key) is not None]
+        if len(written) != 1:
+            message = "an entry needs one of cron, interval_seconds and every"
+            raise contradiction(message, written[1] if written else "", hint="keep one of them" if written else "")
+        if written == ["interval_seconds"]:
+            return
+        from loomq.schedules.clock import Cron
+
+        try:
+            meaning = self.meaning
+            is_due = meaning.cron is None or Cron(meaning.cron).after(datetime.now(UTC)) is not None
+        except ValueError as error:
+            raise contradiction(str(error), written[0], id="LQ140") from None
+        if not is_due:
+            raise contradiction(f'"{self.cron}" is never due', written[0], id="LQ140")
+
+    @property
+    def meaning(self) -> Meaning:
+        """When it is due: by an interval, or by a cron expression."""
+        from loomq.schedules.words import meaning_of
+
+        if self.every is not None:
+            return meaning_of(self.every)
+        return Meaning(self.interval_seconds, self.cron)
+
+    def clock(self, zone: str, anchor: datetime) -> Clock:
+        """Give what says when it is due.
+
+        Args:
+            zone: The file's time zone.
+            anchor: When an interval began, which is its first time.
+        """
+        from loomq.schedules.clock import Cron, Interval
+
+        meaning = self.meaning
+        if meaning.cron is not None:
+            return Cron(meaning.cron, zone)
+        assert meaning.seconds is not None
+        return Interval(meaning.seconds, anchor)
+
+    @property
+    def sentence(self) -> str:
+        """When it is due, in words."""
+        from loomq.schedules.words import every, sentence_of
+
+        meaning = self.meaning
+        return sentence_of(meaning.cron) if meaning.cron is not None else every(meaning.seconds or 0.0)
 
 
 class ScheduleSpec(Spec):
