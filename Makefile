@@ -89,7 +89,11 @@ chaos-quick: setup ## The same in three minutes
 	@$(PY) -m tests.chaos storm --goals 100 --faults 20 --seeds 1
 	@$(PY) -m tests.chaos storm --goals 60 --faults 12 --seeds 2 --limited
 	@$(PY) -m tests.chaos broker-down --seconds 10 --submits 40
+	@$(PY) -m tests.chaos schedules --ticks 60 --interval 0.5 --every 5
 	@$(PY) -m pytest -q -m chaos tests/chaos/test_crash_points.py
+
+chaos-schedules: setup ## Two beats of which either is killed or stopped every 10 s: 200 due times, a goal each
+	@$(PY) -m tests.chaos schedules
 
 bench-quick: setup ## Compare with raw Celery, in a minute
 	@$(PY) -m benchmarks.quick
@@ -121,4 +125,4 @@ clean: ## Remove what was built and cached; data and .tools stay
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup demo dev flower test test-unit test-wheel test-newer check lint format types floors spelling \
-    chaos chaos-quick bench-quick bench-pipelines bench-limits bench-llm bench-sweeper lock clean
+    chaos chaos-quick chaos-schedules bench-quick bench-pipelines bench-limits bench-llm bench-sweeper lock clean

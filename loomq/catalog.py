@@ -21,6 +21,7 @@ from loomq.problems import Problem, suggest
 from loomq.queues import spec as router
 from loomq.registry import is_allowed, load_dotted
 from loomq.schedules import spec as schedule
+from loomq.schedules.check import check_schedule
 from loomq.tools.base import ToolProvider
 from loomq.workers import spec as worker
 from loomq.workers.base import ProcessingBackend
@@ -78,7 +79,7 @@ def load_catalog(
     """
     reader = _Reader(settings, imports)
     chosen = [file for path in paths for file in find_files(path)]
-    own = [file for path in _project_folders(settings) if path.exists() for file in find_files(path)]
+    own = project_files(settings)
     wanted = {file.resolve() for file in chosen}
     for file in chosen:
         reader.read(file)
@@ -151,8 +152,10 @@ def _schema_of(reference: str, allow: Sequence[str]) -> dict[str, Any]:
     return model.model_json_schema()
 
 
-def _project_folders(settings: Settings) -> tuple[Path, ...]:
-    return (settings.workers_dir, settings.pipelines_dir, settings.schedules_dir, settings.router_rules_path)
+def project_files(settings: Settings) -> list[Path]:
+    """List the YAML files of a project."""
+    places = (settings.workers_dir, settings.pipelines_dir, settings.schedules_dir, settings.router_rules_path)
+    return [file for path in places if path.exists() for file in find_files(path)]
 
 
 @dataclass
@@ -244,6 +247,16 @@ class _Reader:
                 others = {name: self._orchestrator(name) for kind, name in self.entries if kind == "orchestrator"}
                 self.problems += check_orchestrator(
                     entry.document, entry.spec, self.known_workers, neighbours.pipelines, others
+                )
+            elif isinstance(entry.spec, schedule.ScheduleSpec):
+                orchestrators = {name for kind, name in self.entries if kind == "orchestrator"}
+                self.problems += check_schedule(
+                    entry.document,
+                    entry.spec,
+                    self.known_workers,
+                    neighbours.pipelines,
+                    orchestrators,
+                    lambda name: self._contracts(name, None).input,
                 )
 
     def _key_problems(self) -> Iterator[Problem]:

@@ -6,11 +6,12 @@ import logging
 import mmap
 import struct
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from loomq.catalog import load_catalog, require_catalog
+from loomq.catalog import load_catalog, project_files, require_catalog
 from loomq.errors import ConfigError
 from loomq.queues.limits import Limits, WorkerLimit
 from loomq.queues.routing import Router
@@ -116,6 +117,15 @@ class Configs:
         """The limits; errors as in ``project``."""
         return self.project.limits
 
+    def fingerprint(self) -> tuple[tuple[str, int, int], ...]:
+        """Say which files there are, how large, and when they were written last: another answer means a change."""
+        found = []
+        for file in project_files(self._settings):
+            with suppress(OSError):
+                status = file.stat()
+                found.append((str(file), status.st_size, status.st_mtime_ns))
+        return tuple(found)
+
     def reload(self) -> Change:
         """Read the files again, here and soon in every child.
 
@@ -161,6 +171,7 @@ def router_of(catalog: Catalog) -> Router:
     overrides = {name: str(tier) for name, tier in catalog.rules.tier_overrides.items()}
     asked = [pair for pipeline in catalog.pipelines.values() for pair in pipeline.tiers_asked]
     asked += [pair for orchestrator in catalog.orchestrators.values() for pair in orchestrator.tiers_asked]
+    asked += [pair for schedule in catalog.schedules.values() for pair in schedule.tiers_asked]
     return Router(defaults, overrides, frozenset((name, str(tier)) for name, tier in asked))
 
 

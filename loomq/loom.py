@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from loomq.configs import Configs
 from loomq.embedded.client import ensure, services_for
+from loomq.ids import uuid7
 from loomq.llm.asking import Asker
 from loomq.llm.http import HttpPool
 from loomq.llm.settings import keys_in
 from loomq.llm.tiers import Tiers
 from loomq.queues.app import LoomCelery, speaks_redis
 from loomq.redaction import know, know_url
+from loomq.runs.beat import Beat
 from loomq.runs.call import Calls
+from loomq.runs.dispatch import Dispatcher
 from loomq.runs.execute import Executor
 from loomq.runs.node import WorkerNode
 from loomq.runs.publish import Publisher
@@ -141,6 +144,7 @@ class Loom:
         )
         self._add_workers(app)
         app.runner = self._executor(app)
+        app.make_timekeeper = lambda: self.beat(uuid7())
         app.tasks.catch_up = self.configs.catch_up
         self.node.install(app)
         return app
@@ -188,6 +192,19 @@ class Loom:
             holder: Who leads when it does.
         """
         return Sweeper(self.settings, self.database, self.app, self.publisher, self.sequel, self.silos, holder)
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        """What brings the runs of schedules about."""
+        return Dispatcher(self.settings, self.database, self.submitter, self.sequel)
+
+    def beat(self, holder: UUID) -> Beat:
+        """Make a beat.
+
+        Args:
+            holder: Who leads when it does.
+        """
+        return Beat(self.database, self.configs, self.dispatcher, holder)
 
     @cached_property
     def submitter(self) -> Submitter:

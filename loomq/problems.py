@@ -46,10 +46,11 @@ EXPLANATIONS = {
     "LQ213": "A condition that is malformed.",
     "LQ214": "A comparison that never holds, or not for what it seems to compare.",
     "LQ215": "A for_each over something that is no list.",
-    "LQ216": "A stage's pipeline that no pipeline file has.",
+    "LQ216": "A pipeline that no file has.",
     "LQ217": "Pipelines that contain themselves, or stand too deep inside each other.",
     "LQ218": "A fallback value that the stage's output_schema refuses.",
     "LQ219": "A part of the result that is missing when a stage is skipped.",
+    "LQ220": "A schedule hands in what the pipeline or worker would refuse.",
 }
 
 _WINDOW = 160  # characters of a long line that are shown around the fault

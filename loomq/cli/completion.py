@@ -108,6 +108,17 @@ def session_ids(context: click.Context, parameter: click.Parameter, incomplete: 
     )
 
 
+def schedule_keys(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Complete the keys of the project's schedules; starts nothing, and is silent about whatever goes wrong."""
+    with suppress(Exception):
+        from loomq.loom import Loom
+        from loomq.services.schedules import keys
+
+        loom = Loom(context.ensure_object(Invocation).settings(), lenient=True)
+        return [key for key in keys(loom) if key.startswith(incomplete)]
+    return []
+
+
 def stage_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Complete the stages of the goal that is named before, as ``goal_ids`` does."""
     from loomq.services import inspect

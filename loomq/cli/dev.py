@@ -45,7 +45,7 @@ def command(invocation: Invocation, concurrency: int | None, pool: str | None, n
             line = nodes.worker_command(concurrency=concurrency, pool=pool, name="dev")
             children.append(nodes.Child(loom, "worker", line, log=None))
             if not no_beat:
-                children.append(nodes.Child(loom, "beat", nodes.beat_command(loom), log=None))
+                children.append(nodes.Child(loom, "beat", nodes.beat_command(), log=None))
             nodes.wait_until_live(loom, children[0])
             _tell(loom, as_json=as_json)
             while True:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group("new")
 def command() -> None:
-    """Add a worker, a pipeline or an orchestrator to the project; what is written validates and runs.
+    """Add a worker, pipeline, orchestrator or schedule to the project; what is written validates and runs.
 
     No file is ever replaced.
     """
@@ -70,12 +70,21 @@ def orchestrator(invocation: Invocation, name: str, workers: tuple[str, ...], as
 
 @command.command("schedule")
 @click.argument("name")
+@click.option(
+    "--for",
+    "target",
+    metavar="PIPELINE|WORKER",
+    shell_complete=names("pipelines", "workers"),
+    help="What it hands work in to; default: the project's first.",
+)
+@click.option("--when", metavar="TEXT", help='As "weekday at 09:00", "10 minutes", or a cron expression.')
 @json_option
-def schedule(name: str, as_json: bool) -> None:  # noqa: ARG001  (it is refused, whatever it is called)
-    """Add a schedule, once schedules are supported; refused until then."""
+@pass_invocation
+def schedule(invocation: Invocation, name: str, target: str | None, when: str | None, as_json: bool) -> None:
+    """Add the schedule NAME: it hands work in to a pipeline, an orchestrator or a worker, by the clock."""
     from loomq.services.scaffold import new_schedule
 
-    tell(new_schedule(), as_json=as_json)
+    tell(new_schedule(invocation.settings(), name, target, when), as_json=as_json)
 
 
 def tell(made: Made, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import click
 from loomq.cli.options import Invocation, json_option, pass_invocation
 
 if TYPE_CHECKING:
+    from loomq.services.schedule_views import BeatView
     from loomq.services.setup import SetupView
 
 
@@ -32,6 +33,22 @@ def command(invocation: Invocation, as_json: bool) -> None:
         raise view.fault
 
 
+def _print_beat(view: BeatView) -> None:
+    from loomq.cli.output import clock, console
+
+    out = console()
+    firing, count = len(view.firing), len(view.schedules)
+    told = f"{count} {'schedule' if count == 1 else 'schedules'}" + (f", {firing} of them on" if firing < count else "")
+    if view.leader is not None:
+        who, since, last = view.leader.who, clock(view.leader.since), clock(view.leader.renewed_at)
+        out.print(f"beat     {who} since {since}, last look {last}; {told}", soft_wrap=True)
+    else:
+        out.print(f"beat     {told}; no beat runs")
+    for fault in view.faults:
+        out.print(f"         {fault}", soft_wrap=True)
+    out.print()
+
+
 def _print(view: SetupView) -> None:
     from loomq.cli.output import clock, console, duration, table
 
@@ -50,6 +67,8 @@ def _print(view: SetupView) -> None:
     else:
         who, since, last = view.sweeper.who, clock(view.sweeper.since), clock(view.sweeper.renewed_at)
         out.print(f"sweeper  {who} since {since}, last pass {last}\n")
+    if view.beat is not None and (view.beat.leader or view.beat.schedules):
+        _print_beat(view.beat)
     for queue in view.stuck:
         tasks = f"{queue.waiting} {'task' if queue.waiting == 1 else 'tasks'}"
         waits = f"{tasks} on {queue.name} for {duration((queue.oldest_s or 0) * 1000)}"

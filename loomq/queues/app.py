@@ -118,6 +118,7 @@ class LoomCelery(Celery):  # type: ignore[misc]
         self.database = database
         self._limits = limits
         self.runner: Runner | None = None
+        self.make_timekeeper: Callable[[], object] | None = None
         self.is_node = False
         self.while_waiting: Callable[[], None] | None = None  # called while a lost broker holds the node's loop up
         self.is_redis = speaks_redis(broker_url)
@@ -249,6 +250,7 @@ def celery_settings(broker_url: str, queues: Sequence[str], *, is_redis: bool) -
         "task_default_queue": queues[0] if queues else "loomq.control",
         "worker_send_task_events": True,  # a read-only Flower cannot turn them on
         "worker_hijack_root_logger": True,
+        "beat_scheduler": "loomq.schedules.scheduler:LoomScheduler",
         "enable_utc": True,
         "timezone": "UTC",
     }

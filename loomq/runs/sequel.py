@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from loomq.errors import (
+    ConfigError,
     EnvironmentNotReadyError,
     GoalCancelledError,
     InlineValueError,
@@ -163,6 +164,25 @@ class Sequel:
         for route in {(plan.stages[name].worker.name, plan.stages[name].tier) for name in names}:
             if not limited or self._publisher.share_of(*route):
                 self._publisher.top_up(*route)
+
+    def cancel(self, goal_id: UUID, reason: str) -> bool:
+        """End a goal: what waits is cancelled, what runs is interrupted, what is finished is kept.
+
+        Args:
+            reason: Why, for whoever looks at the goal.
+
+        Returns:
+            False if it had ended before, or is not there.
+        """
+        row = goals.get(self._database, goal_id)
+        error = {"type": "GoalCancelledError", "message": reason, "retryable": False}
+        if row is None or not goals.end(self._database, goal_id, "cancelled", error):
+            return False
+        try:
+            self.goal_ended(goal_id, self._plans.get(row.snapshot))
+        except (ConfigError, EnvironmentNotReadyError) as fault:
+            logger.warning("%s; what follows is left to the sweeper", fault.message)
+        return True
 
     def goal_ended(self, goal_id: UUID, plan: Plan) -> None:
         """Let the next goal of a limited pipeline go, and tell the stage that this goal was the work of."""

@@ -8,15 +8,20 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from loomq.config import DottedName, Flag, Name, NotYet, Number, Seconds, Spec, Text, contradiction
+from loomq.config import DottedName, Flag, Name, Number, Seconds, Spec, Text, contradiction
 from loomq.messages import ModelTier, TaskPriority
 from loomq.schedules.meaning import Meaning
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loomq.config import NotYet
     from loomq.schedules.clock import Clock
 
-#: The whole file is read and then refused, until beat serves schedules.
-NOT_YET = (NotYet(""),)
+#: Everything that the formats say of schedules is done.
+NOT_YET: tuple[NotYet, ...] = ()
+
+Overlap = Literal["allow", "skip", "queue", "cancel_previous"]
 
 
 def _known_zone(name: str) -> str:
@@ -39,6 +44,7 @@ class GoalTemplate(Spec):
     context: dict[str, Any] = Field(default_factory=dict)
     priority: TaskPriority = TaskPriority.NORMAL
     pipeline: Name | None = None
+    """A pipeline or an orchestrator; without it, the project's only orchestrator."""
 
 
 class TaskTemplate(Spec):
@@ -67,7 +73,13 @@ class ScheduleEntry(Spec):
     """A function that returns a list of dicts: one dispatch each, merged over context or payload."""
     enabled: Flag = True
     catch_up: Literal["skip", "once", "all"] = "skip"
+    """What happens to due times that beat was not there for: nothing, one run for all of them, or a run each."""
+    grace_seconds: Seconds = 60
+    """How late a due time may fire without counting as missed."""
     jitter_seconds: Number = 0
+    """Fire up to so many seconds later, each due time by its own."""
+    overlap: Overlap = "allow"
+    """What happens when the last run still goes on: run both, skip this one, let it wait, or cancel the last one."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -122,6 +134,36 @@ class ScheduleEntry(Spec):
         return Interval(meaning.seconds, anchor)
 
     @property
+    def timing(self) -> str:
+        """What says when it is due, as a text to compare."""
+        meaning = self.meaning
+        return meaning.cron if meaning.cron is not None else f"every {meaning.seconds:g} s"
+
+    def dispatch(self, default: str | None) -> dict[str, Any]:
+        """Describe what is handed in, as JSON that stands for itself whatever the file says later.
+
+        Args:
+            default: The orchestrator that a goal goes to which names none.
+        """
+        shared: dict[str, Any] = {"overlap": self.overlap, "expand_from": self.expand_from}
+        if self.goal is not None:
+            return {
+                **shared,
+                "pipeline": self.goal.pipeline or default,
+                "instruction": self.goal.instruction,
+                "context": self.goal.context,
+                "priority": str(self.goal.priority),
+            }
+        assert self.task is not None
+        return {
+            **shared,
+            "worker": self.task.worker_type,
+            "tier": str(self.task.model_tier) if self.task.model_tier else None,
+            "context": self.task.payload,
+            "priority": str(self.task.priority),
+        }
+
+    @property
     def sentence(self) -> str:
         """When it is due, in words."""
         from loomq.schedules.words import every, sentence_of
@@ -146,3 +188,10 @@ class ScheduleSpec(Spec):
             if names.count(name) > 1:
                 raise contradiction(f'two entries are called "{name}"', "schedules", id="LQ116")
         return self
+
+    @property
+    def tiers_asked(self) -> Iterator[tuple[str, ModelTier]]:
+        """The workers that tasks go to on a tier of their own."""
+        for entry in self.schedules:
+            if entry.task is not None and entry.task.model_tier is not None:
+                yield entry.task.worker_type, entry.task.model_tier

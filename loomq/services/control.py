@@ -45,12 +45,8 @@ def cancel(loom: Loom, goal_id: UUID, *, reason: str = "somebody cancelled it") 
     Raises:
         GoalNotFoundError: There is no such goal.
     """
-    row = _row(loom, goal_id)
-    error = {"type": "GoalCancelledError", "message": reason, "retryable": False}
-    is_ended = goals.end(loom.database, goal_id, "cancelled", error)
-    if is_ended:
-        _at_once(lambda: loom.sequel.goal_ended(goal_id, loom.plans.get(row.snapshot)))
-    return is_ended
+    _row(loom, goal_id)
+    return loom.sequel.cancel(goal_id, reason)
 
 
 def pause(loom: Loom, goal_id: UUID) -> bool:

@@ -91,6 +91,12 @@ _MORE: dict[str, tuple[str, str, str, str]] = {
         "total: count.output.n | default(0)",
         "loomq plan PIPELINE",
     ),
+    "LQ220": (
+        "a schedule's context or payload lacks a field that the contract requires",
+        "context: {}",
+        "context: {text: some text}",
+        _VALIDATE,
+    ),
 }
 
 

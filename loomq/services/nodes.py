@@ -50,10 +50,9 @@ def worker_command(
     return command
 
 
-def beat_command(loom: Loom) -> list[str]:
-    """Give the command line of beat, which keeps its own notes in the project's data folder."""
-    notes = state_dir(loom) / "beat-schedule"
-    return [sys.executable, "-m", "celery", "-A", "loomq", "beat", "-s", str(notes), "--pidfile=", "-l", "INFO"]
+def beat_command() -> list[str]:
+    """Give the command line of beat; what ``celery -A loomq beat`` is to a Celery user."""
+    return [sys.executable, "-m", "celery", "-A", "loomq", "beat", "-l", "INFO"]
 
 
 def state_dir(loom: Loom) -> Path:

@@ -25,6 +25,7 @@ class Pruned:
 
     Args:
         dead_letters: Those among the stages.
+        runs: Of schedules; what they handed in are goals.
         results: Of Celery tasks that are no workers of loomq.
         answers: Of language models, kept for others, that have expired.
         specs: Snapshots that no goal runs from any more.
@@ -37,6 +38,7 @@ class Pruned:
     chords: int = 0
     malformed: int = 0
     audit: int = 0
+    runs: int = 0
     answers: int = 0
     specs: int = 0
 

@@ -1,7 +1,8 @@
-"""New projects, workers and pipelines: files that validate and run at once, and that never replace one."""
+"""New projects, workers, pipelines and schedules: files that validate and run at once, and that never replace one."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from loomq.catalog import load_catalog, resolve_schemas
 from loomq.config import NAME_PATTERN
 from loomq.contracts import Contract
-from loomq.errors import ConfigError, NotSupportedYetError, UnknownNameError
+from loomq.errors import ConfigError, UnknownNameError
 from loomq.problems import listed, suggest
 from loomq.registry import project_on_path
+from loomq.schedules.clock import Cron
+from loomq.schedules.words import meaning_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -167,15 +170,53 @@ def new_orchestrator(settings: Settings, name: str, workers: Sequence[str] = ())
     return _made(settings, texts, changed, (f"loomq plan {name}", run, f"without a model: {stand_in}"))
 
 
-def new_schedule() -> Made:
-    """Refuse to write what this version would not run.
+def new_schedule(settings: Settings, name: str, target: str | None, when: str | None) -> Made:
+    """Add a schedule of one entry.
+
+    Args:
+        target: The pipeline, orchestrator or worker that it hands work in to; by default the project's first.
+        when: A cron expression, or words as ``every`` takes them.
 
     Raises:
-        NotSupportedYetError: Always.
+        ConfigError: As ``new_worker``; or ``when`` is neither.
+        UnknownNameError: Nothing is called so.
     """
-    raise NotSupportedYetError(
-        "schedules are not supported yet: validate would refuse the file",
-        hint="until then, let cron or a systemd timer call: loomq submit PIPELINE",
+    _check_name(name)
+    project_on_path(settings.project)
+    catalog, _ = load_catalog(settings)
+    known = [*sorted(catalog.pipelines), *sorted(catalog.orchestrators), *sorted(catalog.workers)]
+    chosen = target or next(iter(known), None)
+    if chosen is None or chosen not in known:
+        hint = suggest(chosen or "", known) or "add one first: loomq new pipeline NAME"
+        raise UnknownNameError(f'no pipeline, orchestrator or worker is called "{chosen or name}"', hint=hint)
+    text = when or "day at 06:00"
+    try:
+        is_words = meaning_of(text) is not None
+    except ValueError as error:
+        is_words = False
+        try:
+            Cron(text)
+        except ValueError:
+            raise ConfigError(str(error)) from None
+    if chosen in catalog.workers and chosen not in {*catalog.pipelines, *catalog.orchestrators}:
+        schema = resolve_schemas(catalog.workers[chosen], allow=settings.import_allow).input or {}
+        kind, body = "task", {"worker_type": chosen, "payload": _sample(schema)}
+    else:
+        pipeline = catalog.pipelines.get(chosen)
+        schema = (pipeline.input_schema if pipeline else None) or {}
+        kind, body = "goal", {"instruction": "say here what is wanted", "pipeline": chosen, "context": _sample(schema)}
+    values = {
+        "name": name,
+        "entry": "regular",
+        "kind": kind,
+        "when": f"every: {text}" if is_words else f"cron: {json.dumps(text)}",
+        "what": f"    {kind}:\n"
+        + "".join(f"      {key}: {json.dumps(value)}\n" for key, value in body.items()).rstrip(),
+    }
+    texts = {f"schedules/{name}.yaml": _fill(_templates() / "new" / "schedule.yaml.tmpl", values)}
+    texts |= _schemas(settings.project, ("schedule",))
+    return _made(
+        settings, texts, {}, (f"loomq schedule next 5 --of {name}", f"loomq schedule trigger {name}", "loomq dev")
     )
 
 
@@ -257,7 +298,6 @@ def _value(schema: Any) -> Any:
 
 
 def _shell(value: Any) -> str:
-    import json
     import shlex
 
     return shlex.quote(value if isinstance(value, str) else json.dumps(value))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from loomq.embedded import client as embedded
 from loomq.errors import EnvironmentNotReadyError, LoomqError, SchemaOutdatedError
-from loomq.services import inspect, queues
+from loomq.services import inspect, queues, schedules
 from loomq.services.probes import probe_broker, probe_database, without_password
 from loomq.services.sweep import leader, leader_json
 from loomq.store import goals, migrate
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loomq.loom import Loom
     from loomq.services.inspect import NodeView
     from loomq.services.queues import QueueView
+    from loomq.services.schedule_views import BeatView
     from loomq.store.nodes import Leader
 
 HEAD = migrate.HEAD
@@ -50,6 +51,7 @@ class SetupView:
         revision: The schema's revision; ``None`` if the database is empty or was not asked.
         open_goals: Goals that have not ended; ``None`` if the database was not asked.
         sweeper: Who leads the sweeping, if anybody does.
+        beat: Who fires the schedules, and how they go; ``None`` if the database was not asked.
         stuck: Queues on which something waits and that no live node serves.
         fault: What stops goals from being run, if anything does.
     """
@@ -62,6 +64,7 @@ class SetupView:
     open_goals: int | None = None
     nodes: tuple[NodeView, ...] = ()
     sweeper: Leader | None = None
+    beat: BeatView | None = None
     stuck: tuple[QueueView, ...] = ()
     fault: LoomqError | None = None
 
@@ -77,6 +80,7 @@ class SetupView:
             "open_goals": self.open_goals,
             "nodes": [node.to_json() for node in self.nodes],
             "sweeper": leader_json(self.sweeper),
+            "beat": self.beat.to_json() if self.beat else None,
             "unserved": [queue.to_json() for queue in self.stuck],
         }
 
@@ -176,6 +180,7 @@ def _with_database(loom: Loom, found: SetupView) -> SetupView:
             "open_goals": goals.count_open(loom.database),
             "nodes": tuple(inspect.live_nodes(loom)),
             "sweeper": leader(loom),
+            "beat": schedules.beat(loom),
             "stuck": tuple(queues.stuck(loom)),
         }
     return SetupView(**{**found.__dict__, **more})

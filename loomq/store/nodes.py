@@ -45,12 +45,14 @@ class Leader:
     Args:
         who: The name of the node that leads, or of whoever else does.
         renewed_at: When the leader last said so.
+        memory: What the leader has noted for the next one.
     """
 
     holder: UUID
     who: str | None
     since: datetime | None
     renewed_at: datetime | None
+    memory: dict[str, Any]
 
 
 def beat(database: Database, node: Node) -> None:
@@ -139,7 +141,7 @@ def lead(database: Database, name: str, holder: UUID, lease_s: float, who: str |
 def leader(database: Database, name: str) -> Leader | None:
     """Say who leads, if anybody does."""
     rows = database.call(
-        "SELECT l.holder, coalesce(n.hostname, l.who), l.since, l.renewed_at FROM leases l"
+        "SELECT l.holder, coalesce(n.hostname, l.who), l.since, l.renewed_at, l.memory FROM leases l"
         " LEFT JOIN nodes n ON n.id = l.holder WHERE l.name = %(name)s AND l.until >= clock_timestamp()",
         {"name": name},
     )

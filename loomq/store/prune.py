@@ -123,6 +123,12 @@ _MESSAGES = """
 _AUDIT = """
     t.at < %(audit)s AND (t.goal_id IS NULL OR NOT EXISTS (SELECT 1 FROM goals g WHERE g.id = t.goal_id))
 """
+# A run outlives its goals, and the last one of a schedule stays.
+_RUNS = """
+    t.state NOT IN ('queued', 'firing') AND t.decided_at < %(goals)s
+    AND NOT EXISTS (SELECT 1 FROM goals g WHERE g.id = ANY (t.goals))
+    AND EXISTS (SELECT 1 FROM schedule_runs l WHERE l.key = t.key AND l.due_at > t.due_at)
+"""
 _SPECS = "t.created_at < %(specs)s AND NOT EXISTS (SELECT 1 FROM goals g WHERE g.snapshot = t.hash)"
 
 # What else goes: its table, the column that orders it, that column's type, and which rows.
@@ -131,6 +137,7 @@ PLAIN = {
     "malformed": ("malformed", "id", "uuid", _MESSAGES),
     "audit": ("audit", "id", "uuid", _AUDIT),
     "chords": ("chords", "group_id", "text", _CHORDS),
+    "runs": ("schedule_runs", "id", "uuid", _RUNS),
     "answers": ("llm_cache", "key", "text", "t.expires_at < clock_timestamp()"),
 }
 

@@ -75,6 +75,23 @@ SESSION = shape(
     goals={"type": "object"}, tokens=shape(prompt_tokens=NUMBER, completion_tokens=NUMBER),
 )  # fmt: skip
 LEADER = shape(holder=TEXT, who=TEXT, since=TEXT, last_pass=TEXT)
+RUN_KEYS = {
+    "due_at": TEXT,
+    "cause": TEXT,
+    "state": TEXT,
+    "reason": ANY,
+    "goals": several(TEXT),
+    "outcomes": {"type": "object"},
+}
+SCHEDULE_KEYS = {
+    **dict.fromkeys(("key", "state", "sentence", "timezone", "dispatch_type", "target", "catch_up", "overlap"), TEXT),
+    **dict.fromkeys(("cron", "interval_seconds", "expand_from", "paused_at", "paused_by"), ANY),
+    "jitter_seconds": NUMBER,
+    "next": {"type": "array"},
+    "late": {"const": None},
+    "runs": {"type": "array"},
+}
+BEAT = shape(leader=ANY, schedules=NUMBER, firing=NUMBER, late={"type": "array"}, faults={"type": "array"})
 SCHEMAS = {
     "run line": GOAL,
     "submit line": shape(schema_version={"const": 1}, goal_id=TEXT, name=TEXT, created=BOOL),
@@ -137,6 +154,15 @@ SCHEMAS = {
             )
         ),
     ),
+    "schedule list": shape(schema_version={"const": 1}, beat=BEAT, schedules=several(shape(**SCHEDULE_KEYS))),
+    "schedule show regular": shape(schema_version={"const": 1}, **SCHEDULE_KEYS),
+    "schedule next 2": shape(schema_version={"const": 1}, next=several(shape(due_at=TEXT, key=TEXT))),
+    "schedule pause regular": shape(schema_version={"const": 1}, key=TEXT, paused=BOOL),
+    "schedule resume regular": shape(schema_version={"const": 1}, key=TEXT, resumed=BOOL),
+    "schedule trigger regular": shape(schema_version={"const": 1}, **RUN_KEYS | {"key": TEXT}),
+    "schedule backfill regular --from 2026-01-01 --to 2026-01-03": shape(
+        schema_version={"const": 1}, key=TEXT, due=several(TEXT), passed_over={"const": 0}, runs={"type": "array"}
+    ),
     "cache list": shape(schema_version={"const": 1}, answers={"type": "array"}),
     "cache clear": shape(schema_version={"const": 1}, cleared={"const": 0}),
     "costs": shape(schema_version={"const": 1}, by={"const": "worker"}, rows={"type": "array"}, total=ANY),
@@ -155,6 +181,7 @@ SCHEMAS = {
         open_goals=NUMBER,
         nodes=several({"type": "object", "required": ["hostname", "queues"]}),
         sweeper=LEADER,
+        beat=BEAT,
         unserved={"type": "array"},
     ),
     "sweep --once": shape(schema_version={"const": 1}, led={"const": False}, leader=LEADER),
@@ -223,6 +250,14 @@ def shop(project):
     project.worker("count", 'return {"output": {"n": payload.get("n", 0) + 1}}')
     project.pipeline(
         "line", "- {name: first, worker_type: count}\n- {name: second, worker_type: count, depends_on: [first]}"
+    )
+    project.write(
+        "schedules/daily.yaml",
+        """
+        name: daily
+        schedules:
+          - {name: regular, dispatch_type: task, every: day at 06:00, task: {worker_type: count}}
+        """,
     )
     return project
 

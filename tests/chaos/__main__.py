@@ -1,4 +1,4 @@
-"""``python -m tests.chaos storm|broker-down``: one JSON line a run on stdout; exit code 1 if a zero is not zero."""
+"""``python -m tests.chaos COMMAND``: a JSON line a run on stdout; exit code 1 if it is not sound."""
 
 from __future__ import annotations
 
@@ -48,6 +48,12 @@ def _broker_down(options: argparse.Namespace) -> bool:
     return broker_down(options.seconds, options.submits, keep=options.keep)
 
 
+def _schedules(options: argparse.Namespace) -> bool:
+    from tests.chaos.schedules import schedules
+
+    return schedules(options.ticks, options.interval, options.every, keep=options.keep)
+
+
 def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
@@ -67,6 +73,11 @@ def main() -> int:
     down.add_argument("--seconds", type=float, default=60)
     down.add_argument("--submits", type=int, default=200)
     down.set_defaults(run=_broker_down)
+    two = commands.add_parser("schedules", help="let two beats fire while either is killed or stopped")
+    two.add_argument("--ticks", type=int, default=200)
+    two.add_argument("--interval", type=float, default=1.0, help="seconds between two due times")
+    two.add_argument("--every", type=float, default=10.0, help="seconds between two strikes")
+    two.set_defaults(run=_schedules)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and nodes are ended as well
     return 0 if options.run(options) else 1

@@ -111,8 +111,7 @@ class Supervisor:
             Member(f"node{at}", [*_CELERY, "worker", "-n", f"node{at}@%h", "-c", "2", *_QUIET], folder, environment)
             for at in range(nodes)
         ]
-        notes = folder / "beat-schedule"
-        beat = [*_CELERY, "beat", "-s", str(notes), "--pidfile=", "-l", "INFO"]
+        beat = [*_CELERY, "beat", "-l", "INFO"]
         self.beat = Member("beat", beat, folder, environment)
         self._members = [*self.nodes, self.beat]
 

@@ -15,10 +15,11 @@ from rows import at_once
 from sqlalchemy import text
 
 from loomq.errors import DatabaseUnavailableError, SchemaOutdatedError
-from loomq.store import goals, llm_tables, migrate, nodes
+from loomq.store import goals, llm_tables, migrate, nodes, schedule_tables
 from loomq.store.engine import Database
 
 metadata = llm_tables.metadata  # all tables: those of ``tables`` too
+assert schedule_tables.metadata is metadata
 
 
 @pytest.fixture

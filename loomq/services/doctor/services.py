@@ -9,7 +9,7 @@ from loomq.embedded import client as embedded
 from loomq.errors import LoomqError
 from loomq.loom import Loom
 from loomq.problems import listed
-from loomq.services import inspect
+from loomq.services import inspect, schedules
 from loomq.services.doctor.check import Check
 from loomq.services.probes import probe_broker, probe_database, without_password
 from loomq.services.queues import stuck
@@ -77,6 +77,7 @@ def _database(loom: Loom, queues: Callable[[], Sequence[str]]) -> Iterator[Check
     if revision == migrate.HEAD or is_newer:
         yield _nodes(loom, queues())
         yield from _queues(loom)
+        yield from _schedules(loom)
 
 
 def _clock(loom: Loom) -> Check:
@@ -111,6 +112,16 @@ def _queues(loom: Loom) -> Iterator[Check]:
         yield Check("queues", "warn", f"tasks wait on queues that no live node serves: {told}", fix)
     else:
         yield Check("queues", "ok", "nothing waits on a queue that nobody serves")
+
+
+def _schedules(loom: Loom) -> Iterator[Check]:
+    """Look whether somebody fires the schedules, if there are any."""
+    view = schedules.beat(loom)
+    if view.faults:
+        yield Check("schedules", "warn", "; ".join(view.faults), "celery -A loomq beat" if view.leader is None else "")
+    elif view.schedules:
+        told = f"{len(view.firing)} on"
+        yield Check("schedules", "ok", f"{told}; fired by {view.leader.who}" if view.leader else told)
 
 
 def _limits(loom: Loom) -> Iterator[Check]:

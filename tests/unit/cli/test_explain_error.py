@@ -48,4 +48,4 @@ def test_the_text_says_what_why_and_what_next(empty):
 def test_an_unknown_id_ends_with_4_and_the_ids_near_it(empty):
     assert "near it: LQ110, LQ111" in empty("explain-error", "LQ119", code=4)[1]
     error = json.loads(empty("explain-error", "what", "--json", code=4)[1])["error"]
-    assert (error["exit_code"], error["hint"]) == (4, "ids run from LQ101 to LQ219")
+    assert (error["exit_code"], error["hint"]) == (4, "ids run from LQ101 to LQ220")

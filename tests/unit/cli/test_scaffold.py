@@ -120,12 +120,25 @@ def test_an_existing_file_a_bad_name_and_an_unknown_worker_are_refused(program):
     assert snapshot(program.folder) == before
 
 
-def test_a_schedule_is_refused_honestly(program):
-    before = snapshot(program.folder)
-    error = json.loads(program("new", "schedule", "nightly", "--json", code=2)[1])["error"]
-    assert error["type"] == "NotSupportedYetError"
-    assert "loomq submit" in error["hint"]
-    assert snapshot(program.folder) == before
+def test_a_new_schedule_hands_in_what_its_target_takes(empty):
+    before = snapshot(empty.folder)
+    error = json.loads(empty("new", "schedule", "nightly", "--json", code=2)[1])["error"]
+    assert "loomq new pipeline" in error["hint"]
+    assert snapshot(empty.folder) == before
+    empty("new", "worker", "step")
+    empty("new", "pipeline", "report")
+    empty("new", "schedule", "nightly")
+    empty("new", "schedule", "often", "--for", "step", "--when", "10 minutes")
+    empty("new", "schedule", "cron", "--for", "report", "--when", "0 9 * * mon-fri")
+    assert json.loads(empty("validate", "--json")[0])["problems"] == []
+    check_schema_lines(empty.folder)
+    assert "every: day at 06:00" in (empty.folder / "schedules/nightly.yaml").read_text()
+    assert (
+        'every: 10 minutes\n    task:\n      worker_type: "step"' in (empty.folder / "schedules/often.yaml").read_text()
+    )
+    assert 'cron: "0 9 * * mon-fri"\n    goal:\n' in (empty.folder / "schedules/cron.yaml").read_text()
+    assert "is not understood" in empty("new", "schedule", "wrong", "--when", "sometimes", code=2)[1]
+    assert 'did you mean "report"?' in empty("new", "schedule", "wrong", "--for", "reprt", code=2)[1]
 
 
 def test_a_new_orchestrator_may_use_the_project_s_workers_or_those_that_are_named(empty):
