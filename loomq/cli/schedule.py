@@ -96,7 +96,7 @@ def next_(invocation: Invocation, count: int, schedule: str | None, as_json: boo
         emit({"schema_version": 1, "next": [{"due_at": at.isoformat(), "key": key} for at, key in found]})
         return
     if not found:
-        say("nothing will be due")
+        say("nothing will be due: loomq schedule list says what is paused, disabled, or not seen by beat yet")
         return
     zones = {one.key: one.timezone for one in schedules.survey(loom, times=0)}
     console().print(table(("due", "zone", "schedule"), [(_at(at, zones[key]), zones[key], key) for at, key in found]))
@@ -110,8 +110,8 @@ def pause(invocation: Invocation, schedule: str, as_json: bool) -> None:
     """Let a SCHEDULE fire no more until it is resumed; goals that it has handed in go on."""
     from loomq.services import schedules
 
-    loom = invocation.ready()
-    key = schedules.find(loom, schedule)
+    loom = invocation.ready(lenient=True)
+    key = schedules.find(loom, schedule, known=True)
     _tell(key, schedules.pause(loom, key), "paused", "it was paused already", as_json=as_json)
 
 
@@ -123,8 +123,8 @@ def resume(invocation: Invocation, schedule: str, as_json: bool) -> None:
     """Let a paused SCHEDULE go on from now; what was due meanwhile is passed over (see backfill)."""
     from loomq.services import schedules
 
-    loom = invocation.ready()
-    key = schedules.find(loom, schedule)
+    loom = invocation.ready(lenient=True)
+    key = schedules.find(loom, schedule, known=True)
     _tell(key, schedules.resume(loom, key), "resumed", "it was not paused", as_json=as_json)
 
 
@@ -140,7 +140,7 @@ def resume(invocation: Invocation, schedule: str, as_json: bool) -> None:
 def trigger(invocation: Invocation, schedule: str, overlap: str | None, as_json: bool) -> int:
     """Fire a SCHEDULE now, also one that is paused or disabled; its due times stay as they are.
 
-    Exit code 1 if nothing was handed in.
+    Exit code 1 if it was skipped or refused.
     """
     from loomq.cli.output import emit, say
     from loomq.services import schedules

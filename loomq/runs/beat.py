@@ -32,7 +32,10 @@ LEADERSHIP = "beat"
 _LEASE_S = 3.0  # a stopped leader is followed within it and one look of the next
 _LOOK_S = 0.5
 _LONGEST_WAIT_S = 1.0
-_BUSY_S = 1.0  # of work between two renewals of the leadership
+_BUSY_S = 1.0  # of work at runs between two renewals of the leadership
+_SLICE_S = 0.2  # of work at one run before others come
+_FAILED_PASSES = 3
+_STANDS_BACK_S = 10.0
 _EXPANDS_S = 0.1  # between two looks at what a function gives
 _AT_ONCE = 50  # due times of a schedule in one pass
 _MOST_QUEUED = 100
@@ -110,12 +113,17 @@ class Beat:
         self._given_now = now
         self._now: datetime | None = None
         self._files: tuple[object, ...] | None = None  # not known: they may have changed since they were read
+        self._files_seen: tuple[object, ...] | None = None
         self._files_fault: str | None = None
         self._catalog: Catalog | None = None
         self._entries: dict[str, Entry] = {}
         self._timings: dict[str, tuple[Schedule, Timing]] = {}
+        self._faults: dict[str, str] = {}
+        self._failed_passes = 0
+        self._stands_back_until = 0.0
+        self._from = 0
         self._busy_until = 0.0
-        self._leads = False
+        self._leads: bool | None = None  # not known yet
         self._is_out = False
 
     @property
@@ -138,7 +146,12 @@ class Beat:
             return _LOOK_S
         except Exception:
             logger.exception("beat met an error and goes on")
+            self._failed_passes += 1
+            if self._failed_passes >= _FAILED_PASSES:  # maybe another one fares better
+                self.step_down()
+                self._failed_passes, self._stands_back_until = 0, time.monotonic() + _STANDS_BACK_S
             return _LONGEST_WAIT_S
+        self._failed_passes = 0
         if self._is_out:
             logger.warning("services answer again")
         self._is_out = False
@@ -153,21 +166,28 @@ class Beat:
 
     def _tick(self) -> float:
         self._read_files()
+        if time.monotonic() < self._stands_back_until:
+            return _LOOK_S
         memory = nodes.lead(self._database, LEADERSHIP, self._holder, _LEASE_S, self._who)
         if memory is None:
-            if self._leads:
-                logger.warning("another beat fires the schedules")
+            if self._leads is not False:
+                logger.log(
+                    logging.WARNING if self._leads else logging.INFO,
+                    "another beat fires the schedules; this one stands by",
+                )
             self._leads = False
             self._dispatcher.forget()
             return _LOOK_S
         if not self._leads:
             logger.info("this beat fires the schedules")
         self._leads = True
-        told = {"files": self._files_fault} if self._files_fault else {}
+        left_s = self._pass()
+        told: dict[str, Any] = {"files": schedules.storable(self._files_fault)} if self._files_fault else {}
+        if self._faults:
+            told["faults"] = self._faults
         if memory != told:
             nodes.remember(self._database, LEADERSHIP, self._holder, told)
-        self._busy_until = time.monotonic() + _BUSY_S
-        return self._pass()
+        return left_s
 
     def _may_go_on(self) -> bool:
         return time.monotonic() < self._busy_until
@@ -175,7 +195,8 @@ class Beat:
     def _read_files(self) -> None:
         """Read the project's files again if they have changed; broken ones leave what was before."""
         found = self._configs.fingerprint()
-        if found != self._files:
+        is_settled, self._files_seen = found == self._files_seen, found  # else somebody is just writing
+        if found != self._files and (is_settled or self._files is None):
             is_news = self._files is not None
             self._files = found
             try:
@@ -183,31 +204,58 @@ class Beat:
             except ConfigError as error:
                 self._files_fault = error.message
                 logger.error("the files as they were before stay in force: %s", error.message)  # noqa: TRY400
-                return
-            self._files_fault = None
-            if is_news:
+            else:
+                self._files_fault = None
+            if is_news and self._files_fault is None:
                 logger.info("the project's files have changed and were read again")
         catalog = self._configs.project.catalog
         if catalog is not self._catalog:
             self._catalog = catalog
             self._entries = entries_of(catalog)
             self._timings.clear()
+            self._faults.clear()
 
     def _pass(self) -> float:
         server, seen = schedules.seen(self._database)
         now = self._now = self._given_now() if self._given_now else server
         if self._welcome(seen, now):
             _, seen = schedules.seen(self._database)
+        next_at = self._decide_all(seen, now)
+        longest_s = self._serve()
+        return longest_s if next_at is None else min(max((next_at - now).total_seconds(), 0.0), longest_s)
+
+    def _decide_all(self, seen: dict[str, Schedule], now: datetime) -> datetime | None:
+        """Write down what becomes of all due times that have come, from where the last pass stopped for want of time.
+
+        One schedule that cannot be told must not keep the others from being served.
+
+        Returns:
+            When to look again.
+        """
+        entries = list(self._entries.values())
+        self._busy_until = time.monotonic() + _BUSY_S / 2
         next_at = None
-        for key, entry in self._entries.items():
-            schedule = seen.get(key)
+        start, self._from = self._from % max(len(entries), 1), 0
+        for number, entry in enumerate(entries[start:] + entries[:start]):
+            if not self._may_go_on():
+                self._from = start + number
+                return now
+            schedule = seen.get(entry.key)
             if schedule is None or not schedule.is_live or schedule.paused_at is not None:
                 continue
-            following = self._decide(entry, schedule, now)
+            try:
+                following = self._decide(entry, schedule, now)
+            except EnvironmentNotReadyError:
+                raise
+            except Exception as error:
+                if entry.key not in self._faults:
+                    logger.exception("schedule %s cannot be served; the others are", entry.key)
+                self._faults[entry.key] = schedules.storable(f"{type(error).__name__}: {error}") or ""
+                continue
+            self._faults.pop(entry.key, None)
             if following is not None and (next_at is None or following < next_at):
                 next_at = following
-        longest_s = self._serve(seen)
-        return longest_s if next_at is None else min(max((next_at - now).total_seconds(), 0.0), longest_s)
+        return next_at
 
     def _welcome(self, seen: dict[str, Schedule], now: datetime) -> bool:
         """Begin with schedules that are new, came back or changed their times, and take leave of others."""
@@ -243,8 +291,8 @@ class Beat:
         if handled > now + _SET_BACK:
             # What fired meanwhile has its run, and does not fire again.
             logger.warning("the database server's clock was set back; schedule %s goes on from now", entry.key)
-            schedules.pass_over(self._database, entry.key, now)
-            handled = now
+            schedules.set_back(self._database, entry.key, now)
+            return now
         timing = self._timing(entry, schedule)
         state = timing.is_due(handled)
         if not state.is_due:
@@ -253,12 +301,14 @@ class Beat:
         if due.missed is not None and not (due.makes_up or (due.fires and entry.entry.catch_up == "once")):
             self._write(entry, due.missed[1], "skipped", f"beat was not there {_told(due.missed)}; catch_up: skip")
         for at in due.fires:
-            reason = f"stands for all that was due {_told(due.missed)}" if due.makes_up and due.missed else None
-            self._fire(entry, at, reason)
+            told = f"stands for all that was due {_told(due.missed)}" if due.makes_up and due.missed else None
+            state, reason = decided(self._database, entry.key, entry.entry.overlap, told)
+            if state == "skipped" and entry.entry.overlap == "queue" and entry.entry.catch_up == "all":
+                return now + timedelta(seconds=_LONGEST_WAIT_S)  # all of them shall run: when there is room
+            self._write(entry, at, state, reason)
+            if not self._may_go_on():
+                return now
         return due.next_at
-
-    def _fire(self, entry: Entry, at: datetime, reason: str | None) -> None:
-        self._write(entry, at, *decided(self._database, entry.key, entry.entry.overlap, reason))
 
     def _write(self, entry: Entry, at: datetime, state: str, reason: str | None) -> None:
         is_new = schedules.decide(
@@ -270,24 +320,30 @@ class Beat:
             items=entry.first_items,
             reason=reason,
         )
-        if is_new and state != "firing":
-            logger.warning("schedule %s, due %s: %s (%s)", entry.key, at.isoformat(), state, reason)
+        if is_new and state == "queued":
+            logger.info("schedule %s, due %s: queued behind the run that goes on", entry.key, at.isoformat())
+        if is_new and state == "skipped":
+            logger.warning("schedule %s, due %s: skipped: %s", entry.key, at.isoformat(), reason)
 
-    def _serve(self, seen: dict[str, Schedule]) -> float:
-        """Work at the runs that are written down; gives in how many seconds to do so again."""
+    def _slice(self) -> Callable[[], bool]:
+        """Give what says whether there is time left for one run."""
+        until = min(self._busy_until, time.monotonic() + _SLICE_S)
+        return lambda: time.monotonic() < until
+
+    def _serve(self) -> float:
+        """Work at the runs that are written down, at each for a while; gives in how many seconds to do so again."""
+        self._busy_until = time.monotonic() + _BUSY_S
         again_s = _LONGEST_WAIT_S
-        for run in schedules.unfinished(self._database):
+        runs = schedules.unfinished(self._database)
+        self._dispatcher.forget(but={(run.key, run.due_at) for run in runs})
+        for run in runs:
             if not self._may_go_on():
                 return 0.0
-            if run.state == "queued":
-                schedule = seen.get(run.key)
-                if schedule is not None and schedule.paused_at is not None:
-                    continue
-                if schedules.is_going_on(self._database, run.key, run.due_at):
-                    continue
-                if not schedules.start_queued(self._database, run):
-                    continue
-            if not self._dispatcher.go_on(run, self._may_go_on):
+            if run.state == "queued" and (
+                schedules.is_going_on(self._database, run.key) or not schedules.start_queued(self._database, run)
+            ):
+                continue
+            if not self._dispatcher.go_on(run, self._slice()):
                 again_s = _EXPANDS_S
         return again_s
 

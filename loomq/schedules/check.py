@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loomq.contracts import Contract, schema_faults
+from loomq.errors import InlineValueError
+from loomq.inline import inline_json
 from loomq.problems import listed, suggest
+
+_MOST_BYTES = 256 << 10
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -64,16 +68,23 @@ def _goal(
         yield document.problem("LQ216", message, (*place, "pipeline"), hint=suggest(name, known))
     elif (pipeline := pipelines.get(name)) is not None:
         yield from _taken(document, entry, (*place, "context"), pipeline.input_schema, name)
+    else:
+        yield from _taken(document, entry, (*place, "context"), None, name)
 
 
 def _taken(
     document: Document, entry: ScheduleEntry, place: KeyPath, schema: dict[str, Any] | None, name: str
 ) -> Iterator[Problem]:
     """Check what is handed in against the contract of what takes it; what ``expand_from`` will add is not known."""
-    if schema is None or entry.expand_from is not None or schema_faults(schema):
-        return
     given = entry.goal.context if entry.goal is not None else entry.task.payload if entry.task is not None else {}
     where = place if document.node(place) else place[:-1]
+    try:
+        inline_json(given, what=f"the {place[-1]}", limit_bytes=_MOST_BYTES)
+    except InlineValueError as error:
+        yield document.problem("LQ114", error.message, where, key=True)
+        return
+    if schema is None or entry.expand_from is not None or schema_faults(schema):
+        return
     for fault in Contract(schema).errors(given):
         message = f"{name} would refuse its {place[-1]}: {fault}"
         yield document.problem("LQ220", message, where, key=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HOURS = 24
+_FIELDS = 6  # with seconds, and without years: what is never due again would be an error one day
 _FAR = timedelta(days=366 * 30)  # beyond it an expression is taken to be never due (30 February)
 _DAY = timedelta(days=1)
 
@@ -64,6 +65,8 @@ class Cron:
     zone: str = "UTC"
 
     def __post_init__(self) -> None:
+        if len(self.expression.split()) > _FIELDS:
+            raise ValueError(f'"{self.expression}" is no cron expression: it has more than {_FIELDS} fields')
         try:
             croniter(self.expression, datetime(2000, 1, 1))  # noqa: DTZ001  (the wall clock)
         except (CroniterError, ValueError, KeyError, AttributeError) as error:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST_ITEMS = 10_000
+MOST_BYTES = 16 << 20
 
 
 def expanded(name: str, *, allow: Sequence[str], limit_bytes: int) -> list[dict[str, Any]]:
@@ -41,8 +42,14 @@ def expanded(name: str, *, allow: Sequence[str], limit_bytes: int) -> list[dict[
             f"{name} gave {len(found):,} dicts; {MOST_ITEMS:,} is the most",
             hint="dispatch one goal to a pipeline with a for_each stage instead",
         )
+    size = 0
     for at, one in enumerate(found):
-        inline_json(one, what=f"dict {at} of {name}", limit_bytes=limit_bytes)
+        size += len(inline_json(one, what=f"dict {at} of {name}", limit_bytes=limit_bytes))
+    if size > MOST_BYTES:
+        raise BackendError(
+            f"{name} gave {size:,} bytes of JSON; {MOST_BYTES:,} is the most",
+            hint="pass file names for more: from loomq.workspace import WorkspaceManager",
+        )
     return [dict(one) for one in found]
 
 
@@ -60,7 +67,7 @@ class Expansion:
     """
 
     def __init__(self, name: str, *, allow: Sequence[str], limit_bytes: int, timeout_s: float) -> None:
-        self._name = name
+        self.name = name
         self._timeout_s = timeout_s
         self._until = time.monotonic() + timeout_s
         self._outcome: list[dict[str, Any]] | LoomqError | None = None
@@ -86,8 +93,13 @@ class Expansion:
         if isinstance(found, LoomqError):
             raise found
         if found is None and time.monotonic() > self._until:
-            raise BackendError(f"{self._name} gave nothing within {self._timeout_s:g} s")
+            raise BackendError(f"{self.name} gave nothing within {self._timeout_s:g} s")
         return found
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has come back."""
+        return not self._thread.is_alive()
 
     def wait(self) -> None:
         """Wait until there is an outcome, or it has taken too long."""

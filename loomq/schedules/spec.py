@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, Field, model_validator
 
 from loomq.config import DottedName, Flag, Name, Number, Seconds, Spec, Text, contradiction
 from loomq.messages import ModelTier, TaskPriority
+from loomq.problems import suggest
 from loomq.schedules.meaning import Meaning
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 #: Everything that the formats say of schedules is done.
 NOT_YET: tuple[NotYet, ...] = ()
 
+_LEAST_S, _DAY_S, _MOST_S = 0.1, 86_400, 10 * 366 * 86_400
 Overlap = Literal["allow", "skip", "queue", "cancel_previous"]
 
 
@@ -30,7 +32,8 @@ def _known_zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (KeyError, OSError, ValueError):
-        raise contradiction(f'"{name}" is not a time zone', id="LQ140", hint="write it as Europe/Paris") from None
+        near = suggest(name, available_timezones()) or "write it as Europe/Paris"
+        raise contradiction(f'"{name}" is not a time zone', id="LQ140", hint=near) from None
     return name
 
 
@@ -63,7 +66,7 @@ class ScheduleEntry(Spec):
     dispatch_type: Literal["goal", "task"]
     cron: Text | None = None
     """croniter's language: 5 fields, names, @hourly, L, #, optional seconds as the sixth field."""
-    interval_seconds: Seconds | None = None
+    interval_seconds: Annotated[Seconds, Field(ge=_LEAST_S, le=_MOST_S)] | None = None
     """It fires first at start."""
     every: Text | None = None
     """In words: 5 minutes, 2 hours, day at 09:00, weekday at 09:00, monday and friday at 09:00."""
@@ -74,9 +77,9 @@ class ScheduleEntry(Spec):
     enabled: Flag = True
     catch_up: Literal["skip", "once", "all"] = "skip"
     """What happens to due times that beat was not there for: nothing, one run for all of them, or a run each."""
-    grace_seconds: Seconds = 60
+    grace_seconds: Annotated[Seconds, Field(le=_MOST_S)] = 60
     """How late a due time may fire without counting as missed."""
-    jitter_seconds: Number = 0
+    jitter_seconds: Annotated[Number, Field(le=_DAY_S)] = 0
     """Fire up to so many seconds later, each due time by its own."""
     overlap: Overlap = "allow"
     """What happens when the last run still goes on: run both, skip this one, let it wait, or cancel the last one."""
@@ -106,6 +109,8 @@ class ScheduleEntry(Spec):
             is_due = meaning.cron is None or Cron(meaning.cron).after(datetime.now(UTC)) is not None
         except ValueError as error:
             raise contradiction(str(error), written[0], id="LQ140") from None
+        if (meaning.seconds or 0.0) > _MOST_S:
+            raise contradiction(f'"{self.every}" is more than ten years', written[0], id="LQ140")
         if not is_due:
             raise contradiction(f'"{self.cron}" is never due', written[0], id="LQ140")
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = ("minimal", "llm", "etl")
 _SUFFIX = ".tmpl"
+_CRON_FIELDS = 5
 _HERE = "scaffold_templates"
 _SCHEMAS = ".loomq/schemas"
 
@@ -196,8 +197,9 @@ def new_schedule(settings: Settings, name: str, target: str | None, when: str | 
         is_words = False
         try:
             Cron(text)
-        except ValueError:
-            raise ConfigError(str(error)) from None
+        except ValueError as other:
+            told = other if len(text.split()) >= _CRON_FIELDS and text[0] in "*@0123456789" else error
+            raise ConfigError(str(told), hint='write --when "weekday at 09:00" or --when "0 9 * * *"') from None
     if chosen in catalog.workers and chosen not in {*catalog.pipelines, *catalog.orchestrators}:
         schema = resolve_schemas(catalog.workers[chosen], allow=settings.import_allow).input or {}
         kind, body = "task", {"worker_type": chosen, "payload": _sample(schema)}

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from loomq.store.nodes import Leader
     from loomq.store.schedules import Run
 
+_MOST_LATE = 5
 _ENDS = ("failed", "cancelled", "open", "done")  # in the order in which they tell most
 _STATUS = {"open": "running", "done": "completed"}
+
+
+def _second(when: datetime | None) -> str:
+    """Write a moment for people: on this machine's clock, to the second."""
+    return when.astimezone().isoformat(sep=" ", timespec="seconds") if when else ""
 
 
 @dataclass(frozen=True)
@@ -123,10 +129,12 @@ class BeatView:
     Args:
         leader: The beat that fires them, if there is one.
         schedules: All of them.
+        stuck: Schedules and due times that were to be handed in long ago.
     """
 
     leader: Leader | None
     schedules: tuple[ScheduleView, ...]
+    stuck: tuple[tuple[str, datetime], ...] = ()
 
     @property
     def firing(self) -> tuple[ScheduleView, ...]:
@@ -153,9 +161,16 @@ class BeatView:
             found.append(f"no beat fires {what}: celery -A loomq beat, or loomq dev")
         if self.files_fault:
             found.append(f"beat goes on with the files as they were before: {self.files_fault}")
-        found += [f"{one.key} was due at {iso(one.late)} and has not fired" for one in self.late]
+        if self.leader is not None or len(self.late) <= _MOST_LATE:
+            told_late = [f"{one.key} was due at {_second(one.late)} and has not fired" for one in self.late]
+            found += told_late[:_MOST_LATE]
+        if len(self.late) > _MOST_LATE:
+            found.append(f"{len(self.late)} schedules have not fired when they should")
+        found += [f"{key}: the run due at {_second(due_at)} has not been handed in" for key, due_at in self.stuck]
+        told = self.leader.memory.get("faults", {}) if self.leader else {}
+        found += [f"{key} cannot be served: {fault}" for key, fault in told.items()]
         found += [
-            f"{one.key}: the run due at {iso(one.runs[0].due_at)} failed: {one.runs[0].reason}"
+            f"{one.key}: the run due at {_second(one.runs[0].due_at)} failed: {one.runs[0].reason}"
             for one in self.schedules
             if one.runs and one.runs[0].state == "failed"
         ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from heapq import merge
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from loomq.errors import LoomqError, UnknownNameError
@@ -29,13 +30,18 @@ _JUST_BEFORE = timedelta(microseconds=1)
 _QUEUES = {"skip", "queue", "cancel_previous"}
 
 
-def find(loom: Loom, text: str) -> str:
+def find(loom: Loom, text: str, *, known: bool = False) -> str:
     """Find a schedule by its key ``<file>.<entry>``, or by either half of it if that says which.
+
+    Args:
+        known: Also among those that beat has seen, whatever the files say now.
 
     Raises:
         UnknownNameError: There is none, or more than one.
     """
-    entries = entries_of(loom.catalog)
+    entries = keys(loom)
+    if known:  # beat may go on with files that are broken by now
+        entries = sorted({*entries, *schedules.seen(loom.database)[1]})
     if text in entries:
         return text
     near = [key for key in entries if text in key.split(".")]
@@ -89,8 +95,11 @@ def upcoming(loom: Loom, count: int, key: str | None = None) -> list[tuple[datet
     """List the next due times of all schedules, or of one, that will fire: when, and whose."""
     seen = _Seen.read(loom)
     chosen = [one for one in seen.entries if key in (None, one)]
-    found = [(at, one) for one in chosen if _fires(seen, one) for at in islice(_after_now(seen, one), count)]
-    return sorted(found)[:count]
+    return list(islice(merge(*(_keyed(seen, one) for one in chosen if _fires(seen, one))), count))
+
+
+def _keyed(seen: _Seen, key: str) -> Iterator[tuple[datetime, str]]:
+    return ((at, key) for at in _after_now(seen, key))
 
 
 def beat(loom: Loom) -> BeatView:
@@ -101,7 +110,7 @@ def beat(loom: Loom) -> BeatView:
     """
     leader = nodes.leader(loom.database, LEADERSHIP)
     views = survey(loom)
-    return BeatView(leader, tuple(views))
+    return BeatView(leader, tuple(views), tuple(schedules.stuck(loom.database)))
 
 
 def pause(loom: Loom, key: str, actor: str | None = None) -> bool:
@@ -130,18 +139,7 @@ def trigger(loom: Loom, key: str, *, overlap: str | None = None) -> RunView:
     entry = seen.entries[key]
     dispatch = {**entry.dispatch, "overlap": overlap or entry.dispatch["overlap"]}
     state, reason = decided(loom.database, key, dispatch["overlap"])
-    run = schedules.order(
-        loom.database,
-        key,
-        seen.now,
-        cause="trigger",
-        state=state,
-        dispatch=dispatch,
-        items=entry.first_items,
-        reason=reason,
-    )
-    if run is not None and run.state == "firing":
-        loom.dispatcher.bring_about(run)
+    _bring_about(loom, entry, seen.now, "trigger", state, dispatch, reason)
     return RunView.of(*schedules.runs_at(loom.database, key, [seen.now])[0])
 
 
@@ -193,22 +191,40 @@ def backfill(
         return Backfill(key, tuple(todo), len(due) - len(todo), ())
     runs = []
     for number, at in enumerate(todo):
-        run = schedules.order(
-            loom.database,
-            key,
-            at,
-            cause="backfill",
-            state="queued" if entry.entry.overlap in _QUEUES else "firing",
-            dispatch={**entry.dispatch, "overlap": "queue" if entry.entry.overlap in _QUEUES else "allow"},
-            items=entry.first_items,
-        )
-        if run is not None and run.state == "firing":
-            loom.dispatcher.bring_about(run)
-        if run is not None:
+        state, overlap = ("queued", "queue") if entry.entry.overlap in _QUEUES else ("firing", "allow")
+        if _bring_about(loom, entry, at, "backfill", state, {**entry.dispatch, "overlap": overlap}):
             runs.append(at)
         on_progress(number + 1, len(todo))
     views = [RunView.of(*pair) for pair in schedules.runs_at(loom.database, key, runs)]
     return Backfill(key, tuple(todo), len(due) - len(runs), tuple(views))
+
+
+def _bring_about(
+    loom: Loom,
+    entry: Entry,
+    at: datetime,
+    cause: str,
+    state: str,
+    dispatch: dict[str, Any],
+    reason: str | None = None,
+) -> bool:
+    """Write a run down and bring it about; False if that due time has one already."""
+    run = schedules.order(
+        loom.database,
+        entry.key,
+        at,
+        cause=cause,
+        state=state,
+        dispatch=dispatch,
+        items=entry.first_items,
+        reason=reason,
+    )
+    if run is None:  # or it is ours: a call whose answer got lost is made again
+        found = [one for one, _ in schedules.runs_at(loom.database, entry.key, [at]) if one.cause == cause]
+        run = found[0] if found and found[0].state == "firing" and not found[0].goals else None
+    if run is not None and run.state == "firing":
+        loom.dispatcher.bring_about(run)
+    return run is not None
 
 
 def _fired(loom: Loom, key: str, due: list[datetime]) -> Iterator[Run]:
@@ -232,7 +248,11 @@ def _clock(seen: _Seen, key: str) -> Clock:
 
 def _fires(seen: _Seen, key: str) -> bool:
     row = seen.rows.get(key)
-    return seen.entries[key].entry.enabled and (row is None or row.paused_at is None)
+    entry = seen.entries[key].entry
+    is_known = row is not None and row.is_live and row.timing == seen.entries[key].timing
+    if not is_known and entry.meaning.cron is None:
+        return False  # it begins when beat sees it
+    return entry.enabled and (row is None or row.paused_at is None)
 
 
 def _after_now(seen: _Seen, key: str) -> Iterator[datetime]:

@@ -32,9 +32,12 @@ schedule_runs = Table(
     Column("dispatch", JSONB, nullable=False),
     Column("items", JSONB),
     Column("goals", ARRAY(Uuid), nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    moment("held_until"),
     moment("decided_at", nullable=False),
     moment("ended_at"),
 )
 _is_open = schedule_runs.c.state.in_(("queued", "firing"))
 Index("schedule_runs_open", schedule_runs.c.due_at, postgresql_where=_is_open)
+Index("schedule_runs_going_on", schedule_runs.c.key, postgresql_where=schedule_runs.c.is_open)
 Index("schedule_runs_ended", schedule_runs.c.decided_at, postgresql_where=~_is_open)

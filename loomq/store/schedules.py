@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from loomq.store.engine import Database
 
-_LOOK_BACK = 100  # runs of a schedule among which those that still go on are looked for
-_OTHERS_S = 10.0  # after which a run that a command began is taken to be abandoned
-_RUN = "r.key, r.due_at, r.cause, r.state, r.reason, r.dispatch, r.items, r.goals, r.decided_at, r.ended_at"
+_HELD_S = 75.0  # after which a run that a command began is taken to be abandoned: a function has a minute
+_LONGEST_REASON = 2_000
+_STUCK_S = 90.0
+_RUN = "r.key, r.due_at, r.cause, r.state, r.reason, r.dispatch, r.items IS NOT NULL, r.goals, r.decided_at, r.ended_at"
 _OUTCOMES = (
     "(SELECT jsonb_object_agg(c.state, c.n) FROM (SELECT g.state, count(*) AS n"
     " FROM goals g WHERE g.id = ANY (r.goals) GROUP BY g.state) AS c)"
 )
-_RECENT = f"(SELECT * FROM schedule_runs WHERE key = %(key)s ORDER BY due_at DESC LIMIT {_LOOK_BACK})"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Run:
         state: ``queued`` behind a run that still goes on, ``firing``, ``fired``, ``skipped`` or ``failed``.
         reason: Why it was skipped, failed, or stands for others.
         dispatch: What is handed in.
-        items: What ``expand_from`` gave, one dispatch each; ``None`` until it was asked.
+        is_expanded: Whether it is known what is dispatched; ``items_of`` gives it.
         goals: As many as were handed in so far; ``None`` for one that was refused.
     """
 
@@ -63,7 +63,7 @@ class Run:
     state: str
     reason: str | None
     dispatch: dict[str, Any]
-    items: list[dict[str, Any]] | None
+    is_expanded: bool
     goals: tuple[UUID | None, ...]
     decided_at: datetime
     ended_at: datetime | None
@@ -85,7 +85,8 @@ def begin(database: Database, key: str, timing: str, anchor: datetime, handled_u
         "INSERT INTO schedules (key, timing, anchor, handled_until)"
         " VALUES (%(key)s, %(timing)s, %(anchor)s, %(until)s)"
         " ON CONFLICT (key) DO UPDATE SET timing = excluded.timing, anchor = excluded.anchor,"
-        " handled_until = excluded.handled_until, is_live = true",
+        " handled_until = excluded.handled_until, is_live = true"
+        " WHERE schedules.timing <> excluded.timing OR NOT schedules.is_live",  # else somebody was faster
         {"key": key, "timing": timing, "anchor": anchor, "until": handled_until},
     )
 
@@ -121,10 +122,12 @@ def resume(database: Database, key: str) -> bool:
     return bool(rows)
 
 
-def pass_over(database: Database, key: str, handled_until: datetime) -> None:
-    """Take due times for handled, or, after the server's clock was set back, no longer."""
+def set_back(database: Database, key: str, now: datetime) -> None:
+    """Go on from now, after the server's clock was set back; an interval that began later begins now."""
     database.call(
-        "UPDATE schedules SET handled_until = %(until)s WHERE key = %(key)s", {"key": key, "until": handled_until}
+        "UPDATE schedules SET handled_until = CASE WHEN anchor > %(now)s THEN %(now)s - interval '1 microsecond'"
+        " ELSE %(now)s END, anchor = least(anchor, %(now)s) WHERE key = %(key)s",
+        {"key": key, "now": now},
     )
 
 
@@ -151,8 +154,8 @@ def decide(
     rows = database.call(
         "WITH served AS (SELECT key FROM schedules WHERE key = %(key)s AND paused_at IS NULL AND is_live"
         " AND handled_until < %(due)s FOR UPDATE),"
-        " run AS (INSERT INTO schedule_runs (key, due_at, cause, state, reason, dispatch, items, ended_at)"
-        " SELECT key, %(due)s, 'due', %(state)s, %(reason)s, %(dispatch)s, %(items)s,"
+        " run AS (INSERT INTO schedule_runs (key, due_at, cause, state, reason, dispatch, items, is_open, ended_at)"
+        " SELECT key, %(due)s, 'due', %(state)s, %(reason)s, %(dispatch)s, %(items)s, %(state)s <> 'skipped',"
         " CASE WHEN %(state)s = 'skipped' THEN clock_timestamp() END FROM served"
         " ON CONFLICT DO NOTHING RETURNING key),"
         " moved AS (UPDATE schedules s SET handled_until = %(due)s FROM served WHERE s.key = served.key)"
@@ -186,11 +189,14 @@ def order(
         The run; ``None`` if that due time has fired, or is about to.
     """
     rows = database.call(
-        "INSERT INTO schedule_runs AS r (key, due_at, cause, state, reason, dispatch, items, ended_at)"  # noqa: S608
-        " VALUES (%(key)s, %(due)s, %(cause)s, %(state)s, %(reason)s, %(dispatch)s, %(items)s,"
+        "INSERT INTO schedule_runs AS r"  # noqa: S608
+        " (key, due_at, cause, state, reason, dispatch, items, is_open, held_until, ended_at)"
+        " VALUES (%(key)s, %(due)s, %(cause)s, %(state)s, %(reason)s, %(dispatch)s, %(items)s, %(state)s <> 'skipped',"
+        " CASE WHEN %(state)s = 'firing' THEN clock_timestamp() + make_interval(secs => %(held)s) END,"
         " CASE WHEN %(state)s = 'skipped' THEN clock_timestamp() END)"
         " ON CONFLICT (key, due_at) DO UPDATE SET cause = excluded.cause, state = excluded.state,"
         " reason = excluded.reason, dispatch = excluded.dispatch, items = excluded.items, goals = '{}',"
+        " is_open = excluded.is_open, held_until = excluded.held_until,"
         " decided_at = clock_timestamp(), ended_at = excluded.ended_at WHERE r.state IN ('skipped', 'failed')"
         f" RETURNING {_RUN}",
         {
@@ -201,43 +207,61 @@ def order(
             "reason": reason,
             "dispatch": json.dumps(dispatch),
             "items": None if items is None else json.dumps(items),
+            "held": _HELD_S,
         },
     )
     return _run(rows[0]) if rows else None
 
 
 def unfinished(database: Database) -> list[Run]:
-    """List the runs that are queued or firing, oldest first; one that a command has just begun is left to it."""
+    """List what there is to do: runs that are firing, but for those that a command is at work at, then queued ones.
+
+    Of each schedule that is not paused the oldest queued run is listed.
+    """
     rows = database.call(
-        f"SELECT {_RUN} FROM schedule_runs r WHERE r.state = 'queued' OR r.state = 'firing' AND"  # noqa: S608
-        " (r.cause = 'due' OR r.decided_at < clock_timestamp() - make_interval(secs => %(others)s))"
-        " ORDER BY r.due_at LIMIT 1000",
-        {"others": _OTHERS_S},
+        f"(SELECT {_RUN} FROM schedule_runs r WHERE r.state = 'firing'"  # noqa: S608
+        " AND (r.held_until IS NULL OR r.held_until < clock_timestamp()) ORDER BY r.due_at LIMIT 1000)"
+        f" UNION ALL (SELECT DISTINCT ON (r.key) {_RUN} FROM schedule_runs r"
+        " WHERE r.state IN ('queued', 'firing') AND r.state = 'queued' AND NOT EXISTS"
+        " (SELECT 1 FROM schedules s WHERE s.key = r.key AND s.paused_at IS NOT NULL) ORDER BY r.key, r.due_at)",
+        {},
     )
     return [_run(row) for row in rows]
 
 
-def is_going_on(database: Database, key: str, before: datetime | None = None) -> bool:
-    """Say whether a run of a schedule is firing or has goals that have not ended.
-
-    Args:
-        before: Only runs of earlier due times count.
-    """
+def stuck(database: Database) -> list[tuple[str, datetime]]:
+    """List runs that should have been handed in long ago: schedule and due time."""
     rows = database.call(
-        f"SELECT EXISTS (SELECT 1 FROM {_RECENT} AS r"  # noqa: S608
-        " WHERE (%(before)s::timestamptz IS NULL OR r.due_at < %(before)s) AND (r.state = 'firing' OR EXISTS"
-        " (SELECT 1 FROM unnest(r.goals) AS i (id) JOIN goals g ON g.id = i.id WHERE g.state = 'open')))",
-        {"key": key, "before": before},
+        "SELECT key, due_at FROM schedule_runs WHERE state IN ('queued', 'firing') AND state = 'firing'"
+        " AND decided_at < clock_timestamp() - make_interval(secs => %(stuck)s) ORDER BY due_at LIMIT 10",
+        {"stuck": _STUCK_S},
+    )
+    return [(key, due_at) for key, due_at in rows]
+
+
+def is_going_on(database: Database, key: str) -> bool:
+    """Say whether a run of a schedule is firing or has goals that have not ended."""
+    rows = database.call(
+        "WITH known AS MATERIALIZED (SELECT r.due_at, r.state = 'firing' OR EXISTS"
+        " (SELECT 1 FROM unnest(r.goals) AS i (id) JOIN goals g ON g.id = i.id WHERE g.state = 'open') AS goes_on"
+        " FROM schedule_runs r WHERE r.key = %(key)s AND r.is_open AND r.state <> 'queued'),"
+        " ended AS (UPDATE schedule_runs r SET is_open = false FROM known k"
+        " WHERE r.key = %(key)s AND r.due_at = k.due_at AND NOT k.goes_on)"
+        " SELECT EXISTS (SELECT 1 FROM known k WHERE k.goes_on)",
+        {"key": key},
     )
     return bool(rows[0][0])
 
 
-def open_goals(database: Database, key: str, before: datetime) -> list[UUID]:
-    """List the goals of earlier runs that have not ended."""
+def end_earlier(database: Database, run: Run, reason: str) -> list[UUID]:
+    """Stop what was decided before a run of the same schedule; gives the goals that have not ended."""
     rows = database.call(
-        f"SELECT g.id FROM {_RECENT} AS r, unnest(r.goals) AS i (id) JOIN goals g ON g.id = i.id"  # noqa: S608
-        " WHERE r.due_at < %(before)s AND g.state = 'open'",
-        {"key": key, "before": before},
+        "WITH before AS MATERIALIZED (SELECT r.due_at, r.state, r.goals FROM schedule_runs r WHERE r.key = %(key)s"
+        " AND r.is_open AND r.state <> 'queued' AND (r.decided_at, r.due_at) < (%(decided)s, %(due)s)),"
+        " stopped AS (UPDATE schedule_runs r SET state = 'skipped', reason = %(reason)s, ended_at = clock_timestamp()"
+        " FROM before b WHERE r.key = %(key)s AND r.due_at = b.due_at AND r.state = 'firing')"
+        " SELECT g.id FROM before b, unnest(b.goals) AS i (id) JOIN goals g ON g.id = i.id WHERE g.state = 'open'",
+        {"key": run.key, "due": run.due_at, "decided": run.decided_at, "reason": reason},
     )
     return [row[0] for row in rows]
 
@@ -254,11 +278,19 @@ def count_queued(database: Database, key: str) -> int:
 def start_queued(database: Database, run: Run) -> bool:
     """Let a queued run go; False if somebody else did."""
     rows = database.call(
-        "UPDATE schedule_runs SET state = 'firing', decided_at = clock_timestamp()"
+        "UPDATE schedule_runs SET state = 'firing', decided_at = clock_timestamp(), held_until = NULL"
         " WHERE key = %(key)s AND due_at = %(due)s AND state = 'queued' RETURNING key",
         {"key": run.key, "due": run.due_at},
     )
     return bool(rows)
+
+
+def items_of(database: Database, run: Run) -> list[dict[str, Any]]:
+    """Read what a run dispatches."""
+    rows = database.call(
+        "SELECT items FROM schedule_runs WHERE key = %(key)s AND due_at = %(due)s", {"key": run.key, "due": run.due_at}
+    )
+    return list(rows[0][0])
 
 
 def set_items(database: Database, run: Run, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -273,26 +305,45 @@ def set_items(database: Database, run: Run, items: Sequence[Mapping[str, Any]]) 
     return list(rows[0][0])
 
 
-def add_goals(database: Database, run: Run, done: int, goals: Sequence[UUID | None]) -> None:
+def add_goals(database: Database, run: Run, done: int, goals: Sequence[UUID | None]) -> bool:
     """Note which goals were handed in for a run, unless somebody else noted the same.
 
     Args:
         done: How many were before these.
+
+    Returns:
+        Whether the run is still firing.
     """
-    database.call(
-        "UPDATE schedule_runs SET goals = goals || %(goals)s::uuid[]"
-        " WHERE key = %(key)s AND due_at = %(due)s AND cardinality(goals) = %(done)s",
+    rows = database.call(
+        "WITH noted AS (UPDATE schedule_runs SET goals = goals || %(goals)s::uuid[]"
+        " WHERE key = %(key)s AND due_at = %(due)s AND state = 'firing' AND cardinality(goals) = %(done)s)"
+        " SELECT state = 'firing' FROM schedule_runs WHERE key = %(key)s AND due_at = %(due)s",
         {"key": run.key, "due": run.due_at, "done": done, "goals": list(goals)},
     )
+    return bool(rows and rows[0][0])
 
 
-def finish(database: Database, run: Run, state: str, reason: str | None) -> None:
-    """End a run as ``fired`` or ``failed``."""
+def finish(database: Database, run: Run, state: str, reason: str | None, *, unless_expanded: bool = False) -> None:
+    """End a run as ``fired`` or ``failed``.
+
+    Args:
+        reason: What Postgres cannot keep of it is replaced, and what is too long cut.
+        unless_expanded: Not if somebody else has found out meanwhile what is dispatched.
+    """
     database.call(
         "UPDATE schedule_runs SET state = %(state)s, reason = coalesce(%(reason)s, reason),"
-        " ended_at = clock_timestamp() WHERE key = %(key)s AND due_at = %(due)s AND state = 'firing'",
-        {"key": run.key, "due": run.due_at, "state": state, "reason": reason},
+        " ended_at = clock_timestamp() WHERE key = %(key)s AND due_at = %(due)s AND state = 'firing'"
+        " AND (items IS NULL OR NOT %(unless)s)",
+        {"key": run.key, "due": run.due_at, "state": state, "reason": storable(reason), "unless": unless_expanded},
     )
+
+
+def storable(text: str | None) -> str | None:
+    """Write a text as Postgres can keep it, and not too long."""
+    if text is None:
+        return None
+    plain = text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return plain if len(plain) <= _LONGEST_REASON else f"{plain[:_LONGEST_REASON]} …"
 
 
 def last_runs(database: Database, keys: Sequence[str], most: int) -> list[tuple[Run, dict[str, int]]]:
@@ -317,5 +368,6 @@ def runs_at(database: Database, key: str, due: Sequence[datetime]) -> list[tuple
 
 
 def _run(row: Sequence[Any]) -> Run:
-    key, due_at, cause, state, reason, dispatch, items, goals, decided_at, ended_at = row
-    return Run(key, due_at, cause, state, reason, dispatch, items, tuple(goals), decided_at, ended_at)
+    found = list(row)
+    found[7] = tuple(found[7])
+    return Run(*found)

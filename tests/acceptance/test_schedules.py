@@ -121,7 +121,10 @@ def test_a_stopped_leader_is_followed_within_five_seconds_and_changes_nothing_wh
     assert time.monotonic() - lost_at < 5
     count = len(due(loom))
     first.signal(signal.SIGCONT)
-    wait_until(lambda: "another beat fires the schedules" in first.log.read_text(), "the first to hear of it")
+    wait_until(
+        lambda: "another beat fires the schedules; this one stands by" in first.log.read_text(),
+        "the first to hear of it",
+    )
     wait_until(lambda: len(due(loom)) > count + 5, "the second to go on")
     found = due(loom)
     steps = {round((later - earlier).total_seconds(), 3) for earlier, later in pairwise(found)}

@@ -72,6 +72,7 @@ def run(beats, clock):
 
     def run(passed: timedelta = timedelta(0)) -> Beat:
         beat = made[0] if made else made.append(beats()) or made[0]
+        beat.tick()  # files that were written just now are read when they have come to rest
         clock.now += passed
         for _ in range(1000):
             if beat.tick() > 0.05:
@@ -183,7 +184,6 @@ def test_two_that_both_believe_to_lead_fire_each_due_time_once(write, loom, beat
     pair = [beats(), beats()]
     for each in pair:
         each._read_files()
-        each._busy_until = float("inf")
     for _ in range(20):
         at_once(*[each._pass for each in pair])  # past the lease, as one that was held up between two lines
         clock.now += 10 * SECOND
@@ -212,7 +212,7 @@ class Death(BaseException):
 
 
 @pytest.mark.parametrize(
-    "where", ["decide", "open_goals", "submit", "submitted", "add_goals", "finish", "set_items", "expanded"]
+    "where", ["decide", "end_earlier", "submit", "submitted", "add_goals", "finish", "set_items", "expanded"]
 )
 def test_whoever_goes_on_after_a_death_hands_in_each_goal_once(project, write, loom, beats, clock, monkeypatch, where):
     project.write("mine/lists.py", "def three():\n    return [{'n': n} for n in range(3)]\n")
@@ -508,7 +508,7 @@ def test_a_trigger_that_dies_is_gone_on_with_by_beat(write, loom, run, monkeypat
             service.trigger(loom, "s.a")
     run()
     assert all_goals(loom) == 0  # it is left to whoever began it
-    loom.database.call("UPDATE schedule_runs SET decided_at = decided_at - interval '1 minute'", {})
+    loom.database.call("UPDATE schedule_runs SET held_until = clock_timestamp() - interval '1 second'", {})
     run()
     assert all_goals(loom) == 1
 
@@ -594,3 +594,127 @@ def test_runs_are_pruned_after_their_goals_but_for_the_last(write, loom, run):
     done = prune(older=timedelta(0), loom=loom)
     assert (done.goals, done.runs) == (2, 1)
     assert len(runs_of(loom)) == 3
+
+
+def test_a_run_that_goes_on_is_seen_behind_hundreds_that_do_not(write, loom, run):
+    write(f"name: a, interval_seconds: 60, overlap: skip, {GOAL}")
+    run()
+    for _ in range(130):
+        run(MINUTE)
+    assert all_goals(loom) == 1
+    assert len(runs_of(loom)) == 131
+
+
+def test_one_schedule_that_cannot_be_served_keeps_no_other_from_it(write, loom, run, monkeypatch):
+    write(*(f"name: {name}, interval_seconds: 60, {GOAL}" for name in "abc"))
+    beat = run()
+    original = schedules.decide
+
+    def breaks(database, key, *args, **more):
+        if key == "s.b":
+            raise ZeroDivisionError("nobody thought of that")
+        return original(database, key, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedules, "decide", breaks)
+        run(MINUTE)
+        assert [len(fired(loom, key)) for key in ("s.a", "s.b", "s.c")] == [2, 1, 2]
+        assert any("s.b cannot be served: ZeroDivisionError" in fault for fault in service.beat(loom).faults)
+    run(MINUTE)
+    assert [len(fired(loom, key)) for key in ("s.a", "s.b", "s.c")] == [3, 3, 3]
+    beat.tick()
+    assert not any("cannot be served" in fault for fault in service.beat(loom).faults)
+
+
+def test_a_beat_whose_passes_all_fail_lets_another_lead(write, loom, beats, monkeypatch):
+    write(f"name: a, interval_seconds: 60, {GOAL}")
+    first, second = beats(), beats()
+
+    def breaks():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(first, "_pass", breaks)
+    for _ in range(3):
+        first.tick()
+        second.tick()
+    first.tick()
+    second.tick()
+    assert len(fired(loom)) == 1
+
+
+def test_what_postgres_cannot_keep_of_a_reason_is_replaced(project, write, loom, run):
+    project.write("mine/lists.py", "def bad():\n    raise ValueError('a\\0b\\ud800' + 'c' * 9000)\n")
+    write(f"name: a, interval_seconds: 60, expand_from: mine.lists.bad, {GOAL}")
+    wait_until(lambda: run() and runs_of(loom) and runs_of(loom)[0].state == "failed", "the end")
+    assert "a\N{REPLACEMENT CHARACTER}b?c" in runs_of(loom)[0].reason
+    assert len(runs_of(loom)[0].reason) < 2100
+
+
+def test_a_run_of_many_goals_leaves_time_for_others(project, write, loom, beats, clock):
+    project.write("mine/lists.py", "def many():\n    return [{'n': n} for n in range(1500)]\n")
+    write(
+        f"name: many, interval_seconds: 6000, expand_from: mine.lists.many, {GOAL}",
+        f"name: b, interval_seconds: 1, {GOAL}",
+    )
+    beat = beats()
+    wait_until(lambda: beat.tick() >= 0 and runs_of(loom, "s.many")[0].goals, "some of the many")
+    before = len(runs_of(loom, "s.many")[0].goals)
+    clock.now += SECOND
+    beat.tick()
+    assert fired(loom, "s.b")[-1] == clock.now
+    assert before < len(runs_of(loom, "s.many")[0].goals) < 1500
+    wait_until(lambda: beat.tick() >= 0 and runs_of(loom, "s.many")[0].state == "fired", "all of the many")
+    assert len(set(runs_of(loom, "s.many")[0].goals)) == 1500
+
+
+def test_many_queued_runs_of_one_schedule_keep_no_other_waiting(write, loom, run):
+    write(f'name: a, cron: "* * * * *", overlap: queue, {GOAL}', f"name: b, interval_seconds: 60, {GOAL}")
+    run()
+    service.backfill(loom, "s.a", datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 16, tzinfo=UTC))
+    service.pause(loom, "s.a")
+    run(MINUTE)
+    assert len(fired(loom, "s.b")) == 2
+    assert fired(loom) == []
+
+
+def test_files_that_are_away_for_a_moment_withdraw_nothing(project, write, loom, run):
+    write(f"name: a, interval_seconds: 60, overlap: queue, {GOAL}")
+    beat = run()
+    run(MINUTE)
+    file = project.folder / "schedules/s.yaml"
+    text = file.read_text()
+    file.unlink()
+    beat.tick()
+    file.write_text(text)
+    run()
+    run()
+    assert [one.state for one in runs_of(loom)] == ["fired", "queued"]
+
+
+def test_a_schedule_that_two_begin_at_once_begins_once(write, loom):
+    schedules.begin(loom.database, "s.a", "every 10 s UTC", START, START - SECOND)
+    schedules.begin(loom.database, "s.a", "every 10 s UTC", START + 3 * SECOND, START + 2 * SECOND)
+    assert schedules.seen(loom.database)[1]["s.a"].anchor == START
+    schedules.begin(loom.database, "s.a", "every 9 s UTC", START + 3 * SECOND, START + 2 * SECOND)
+    assert schedules.seen(loom.database)[1]["s.a"].anchor == START + 3 * SECOND
+
+
+def test_an_interval_that_began_before_the_clock_was_set_back_begins_anew(write, loom, run, clock):
+    write(f"name: a, interval_seconds: 60, {GOAL}")
+    clock.now += DAY
+    run()
+    run(-DAY)
+    run(MINUTE)
+    assert fired(loom)[:2] == [START, START + MINUTE]
+
+
+def test_with_all_and_queue_nothing_is_lost_when_the_queue_is_full(write, loom, run, monkeypatch):
+    monkeypatch.setattr("loomq.runs.beat._MOST_QUEUED", 2)
+    write(f"name: a, interval_seconds: 60, overlap: queue, catch_up: all, {GOAL}")
+    run()
+    run(6 * MINUTE)
+    for _ in range(8):
+        end_goals(loom, "done")
+        run()
+        run()
+    assert [one.state for one in runs_of(loom)] == ["fired"] * 7

@@ -22,9 +22,12 @@ CREATE TABLE schedule_runs (
     dispatch    jsonb NOT NULL,
     items       jsonb,                   -- NULL until expand_from has given them
     goals       uuid[] NOT NULL DEFAULT '{}',
+    is_open     boolean NOT NULL DEFAULT true, -- false once it is known that all of its goals have ended
+    held_until  timestamptz,             -- a command is at work at it until then
     decided_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at    timestamptz,
     PRIMARY KEY (key, due_at)
 );
 CREATE INDEX schedule_runs_open ON schedule_runs (due_at) WHERE state IN ('queued', 'firing');
+CREATE INDEX schedule_runs_going_on ON schedule_runs (key) WHERE is_open;
 CREATE INDEX schedule_runs_ended ON schedule_runs (decided_at) WHERE state NOT IN ('queued', 'firing');
