@@ -126,6 +126,19 @@ class Servers:
     broker_server: str
     is_private: bool
 
+    def redis(self, number: int) -> str:
+        """Name a Redis database, and empty it."""
+        url = _redis_database(self.broker_server, number)
+        _empty(url)
+        return url
+
+    def pids(self) -> list[int]:
+        """Name the processes of private servers."""
+        if not self.is_private:
+            return []
+        services = embedded.services_for(Settings.load(project=PROJECT, data=self.given["data"]))
+        return [server["pid"] for server in embedded.status(services)["servers"].values()]
+
 
 @contextmanager
 def open_servers() -> Iterator[Servers]:
@@ -249,17 +262,18 @@ def p95(samples: list[float]) -> float:
     return statistics.quantiles(samples, n=20, method="inclusive")[-1] if len(samples) > 20 else max(samples)
 
 
-def surroundings(site: Site, tries: int = 50) -> dict[str, Any]:
+def surroundings(servers: Servers, tries: int = 50) -> dict[str, Any]:
     """Measure what the machine and its servers cost by themselves: medians in milliseconds, and versions."""
 
     def median_ms(work: Callable[[], Any]) -> float:
         return round(statistics.median(timed_ms(work) for _ in range(tries)), 3)
 
-    with plain_connection(site.loom.database) as database, Connection(site.loom.broker_url) as broker:
+    url = servers.given["database_url"]
+    with plain_connection(Database(url)) as database, Connection(servers.given["broker_url"]) as broker:
         database.execute("CREATE TABLE bench_commits (n integer)")
         client = broker.default_channel.client
         costs = {
-            "fsync_ms": _fsync_ms(site.folder, median_ms) if site.has_private_database else None,
+            "fsync_ms": _fsync_ms(servers.folder, median_ms) if servers.is_private else None,
             "commit_ms": median_ms(lambda: database.execute("INSERT INTO bench_commits VALUES (1)")),
             "select_ms": median_ms(lambda: database.execute("SELECT 1")),
             "ping_ms": median_ms(client.ping),

@@ -252,6 +252,7 @@ class Loom:
             node=self.node.id,
             process_lost=self.node.process_lost,
             configs=self.configs,
+            served=lambda: app.queues_served,
             serves=self.node.serves,
         )
 

@@ -170,6 +170,11 @@ class LoomCelery(Celery):  # type: ignore[misc]
         if self.use_fast_trace_task:  # this process is a worker's: it has prepared all tasks that it knew
             task.__trace__ = build_tracer(task.name, task, self.loader, gethostname(), app=self)
 
+    @property
+    def queues_served(self) -> frozenset[str]:
+        """The queues that this process's node consumes; a pool's child knows those of when it began."""
+        return frozenset(self.amqp.queues.consume_from)
+
     def broker_priority(self, urgency: int) -> int:
         """Give an urgency as this broker's number."""
         return broker_priority(urgency, low_is_urgent=self.is_redis)

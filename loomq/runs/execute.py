@@ -31,8 +31,11 @@ from loomq.runs.gate import Gate
 from loomq.runs.journal import StageJournal
 from loomq.runs.opening import FanOut, Skip, opening
 from loomq.runs.orchestration import Orchestration
-from loomq.store import openings, stages
+from loomq.runs.turn import Ended, Turn, Turns
+from loomq.store import openings, stages, turns
 from loomq.store.stages import Part, Place, StageKey
+from loomq.store.turns import End
+from loomq.workers.deadline import shared_watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,6 +70,7 @@ class Executor:
         node: The node's id, which the heartbeat extends leases by.
         process_lost: Called when Celery's parent process reports that a child of its pool has ended.
         configs: The project's files, which give the limits.
+        served: Gives the queues that the node consumes.
         serves: Called with the node's queues when they have been read again, for the process beside this one.
     """
 
@@ -86,6 +90,7 @@ class Executor:
         node: UUID,
         process_lost: Callable[[], None],
         configs: Configs,
+        served: Callable[[], frozenset[str]],
         serves: Callable[[Sequence[str]], None],
     ) -> None:
         self._settings = settings
@@ -99,6 +104,7 @@ class Executor:
         self._subgoals = subgoals
         self._silos = silos
         self._node = node
+        self._turns = Turns(app, publisher, configs, served)
         self._orchestration = Orchestration(database, app, self._persist)
         self._gate = Gate(database, app.limiter, runtime, self._persist)
         self.process_lost = process_lost
@@ -162,31 +168,76 @@ class Executor:
             )
             raise Ignore
         self._app.limiter.learn(claim.rates)
-        stage = None
+        turn = Turn(self._turns, claim, place, alone=claim.task_id is not None)
+        with shared_watchdog():
+            found = self._batch(request, turn)
+            while turn.todo or turn.takes:
+                self.catch_up()
+                self._batch(request, turn)
+        return found
+
+    def _batch(self, request: Any, turn: Turn) -> Any:
+        """Run what a turn has to do now, end it in one call, and learn what comes next.
+
+        Returns:
+            What Celery is told, if the message's own stage is among it; then it also raises as ``execute`` does.
+        """
+        todo, turn.todo = turn.todo, []
+        ended: list[Ended] = []
+        told = None
+        for claim in todo:
+            try:
+                found = self._stage(request, turn, claim)
+            except Exception as error:
+                if claim is turn.own:
+                    raise
+                # Its row says what became of it, and Celery's message is another stage's.
+                logger.info("stage %s of goal %s: %s", claim.key.name, claim.key.goal_id, error)
+                turn.drop(request, claim)
+                continue
+            if isinstance(found, Ended):
+                ended.append(found)
+            elif claim is turn.own:
+                told = found
+        outcomes = self._end(request, turn, ended) if ended or not todo else []
+        for one, outcome in zip(ended, outcomes, strict=True):
+            if one.claim is turn.own:
+                if outcome.verdict == "fenced":
+                    raise Ignore
+                told = (
+                    one.done.output
+                    if one.claim.task_id
+                    else {"stage": one.claim.key.name, "goal_ended": outcome.goal_ended}
+                )
+        return told
+
+    def _stage(self, request: Any, turn: Turn, claim: Claim) -> Any:
+        """Run one claimed stage: gives its result, or what Celery is told of what was done instead."""
+        stage, request.loomq_semaphore = None, None
         try:
             plan = self._persist(lambda: self._plans.get(claim.snapshot))
-            stage = plan.stages[key.name].run_by(claim.worker, claim.tier)
-            return self._run(request, plan, stage, claim)
+            stage = plan.stages[claim.key.name].run_by(claim.worker, claim.tier)
+            return self._run(request, turn, plan, stage, claim)
         except Ignore:
             raise
         except _Raised as raised:
             return self._failed(request, plan, stage, claim, raised.error)
         except LeaseLost as signal:
             # Meant for another stage, maybe, which this process had in hand a moment ago: then it is simply due again.
-            self._persist(lambda: stages.release(self._database, key, token, "interrupted"))
-            logger.info("stage %s of goal %s is interrupted: %s", key.name, key.goal_id, signal)
+            self._persist(lambda: stages.release(self._database, claim.key, claim.token, "interrupted"))
+            logger.info("stage %s of goal %s is interrupted: %s", claim.key.name, claim.key.goal_id, signal)
             raise Ignore from signal
         except Exception as error:  # noqa: BLE001  (whatever is raised while a stage is held is that stage's failure)
             return self._failed(request, plan if stage else None, stage, claim, error)
 
-    def _run(self, request: Any, plan: Plan, stage: StagePlan, claim: Claim) -> Any:
+    def _run(self, request: Any, turn: Turn, plan: Plan, stage: StagePlan, claim: Claim) -> Any:
         """Do what a claimed stage needs: its work, or less, or more."""
         goal = {"goal_id": str(claim.key.goal_id), "instruction": claim.instruction, "context": claim.context}
         found = opening(stage, goal, claim.inputs) if claim.key.item < 0 and claim.payload is None else None
         if isinstance(found, Skip):
-            return self._skip(request, plan, claim, found.reason)
+            return self._skip(request, turn, plan, claim, found.reason)
         if isinstance(found, FanOut):
-            return self._fan_out(request, plan, stage, claim, found)
+            return self._fan_out(request, turn, plan, stage, claim, found)
         if stage.opens_round:
             self._persist(lambda: self._subgoals.open_round(plan, stage, claim))
             return {"stage": claim.key.name}
@@ -204,11 +255,12 @@ class Executor:
             program=self._orchestration.program(plan, stage, claim),
         )
         grant = self._gate.enter(request, claim, job, self._guarded(lambda: self._gate.needs(job)))
+        begun = time.monotonic()
         done = self._work(job)
+        self._turns.learn(claim.worker, time.monotonic() - begun)
         self._gate.settle(grant, done)
         done, text = self._inline(done, stage)
-        outcome = self._complete(request, plan, claim, done, text)
-        return done.output if claim.task_id else {"stage": claim.key.name, "goal_ended": outcome.goal_ended}
+        return Ended(plan, stage, claim, done, text)
 
     def _payload(self, stage: StagePlan, claim: Claim, goal: dict[str, Any]) -> dict[str, Any]:
         if claim.payload is not None:
@@ -236,16 +288,18 @@ class Executor:
         except BaseException as error:  # asyncio's CancelledError, and what users derive so
             raise _Raised(RuntimeError(f"{type(error).__name__}: {error}")) from error
 
-    def _skip(self, request: Any, plan: Plan, claim: Claim, reason: str) -> dict[str, Any]:
-        carried = carried_by(request)
+    def _skip(self, request: Any, turn: Turn, plan: Plan, claim: Claim, reason: str) -> dict[str, Any]:
+        carried = turn.carried(request, claim)
         room = self._sequel.room(plan, claim.key.name, carried, claim.priority)
         outcome = self._persist(
             lambda: openings.skip(self._database, claim.key, claim.token, reason, room=room, carried=carried)
         )
-        self._go_on(request, plan, claim, outcome, carried)
+        self._follow(request, turn, plan, claim, outcome, carried)
         return {"stage": claim.key.name, "skipped": reason}
 
-    def _fan_out(self, request: Any, plan: Plan, stage: StagePlan, claim: Claim, found: FanOut) -> dict[str, Any]:
+    def _fan_out(
+        self, request: Any, turn: Turn, plan: Plan, stage: StagePlan, claim: Claim, found: FanOut
+    ) -> dict[str, Any]:
         spec = stage.spec
         outcome = self._persist(
             lambda: openings.expand(
@@ -259,7 +313,7 @@ class Executor:
                 fallback=stage.fallback,
             )
         )
-        self._go_on(request, plan, claim, outcome, ())
+        self._follow(request, turn, plan, claim, outcome, ())
         return {"stage": claim.key.name, "items": len(found.elements)}
 
     def _inline(self, done: Done, stage: StagePlan) -> tuple[Done, str]:
@@ -274,43 +328,65 @@ class Executor:
         shown = redacted_written(text) if self._settings.redact_outputs else text
         return (done if shown is text else replace(done, output=json.loads(shown))), shown
 
-    def _complete(self, request: Any, plan: Plan, claim: Claim, done: Done, text: str) -> Outcome:
-        key, carried = claim.key, carried_by(request)
-        room = self._sequel.room(plan, key.name, carried, claim.priority) if key.item < 0 else {}
-        canvas = claim.canvas or {}
-        part = Part(canvas["group_id"], canvas.get("group_index") or 0) if canvas.get("chord") else None
-        outcome = self._persist(
-            lambda: stages.complete(
-                self._database,
-                key,
-                claim.token,
-                output=text,
-                model_used=done.model_used and redacted(done.model_used),
-                token_usage=done.token_usage,
-                processing_time_ms=done.processing_time_ms,
-                room=room,
-                carried=carried,
-                part=part,
-                notes=done.notes,
-                updates=json.dumps(done.updates) if done.updates else None,
-            )
+    def _end(self, request: Any, turn: Turn, ended: list[Ended]) -> list[Outcome]:
+        """Record results, and claim what the process goes on with."""
+        backlog = turn.backlog()
+        ends = [self._as_end(request, turn, one) for one in ended]
+        turned = self._persist(
+            lambda: turns.turn(self._database, ends, turn.place, self._settings.lease_seconds, backlog)
         )
-        if outcome.verdict != "fenced":
-            for folder in {update["folder"] for update in done.updates if update["reason"] is None}:
-                self._persist(partial(self._silos.settle, folder))
-        self._go_on(request, plan, claim, outcome, carried)
-        return outcome
+        turn.take(request, turned.claims)
+        for due in turned.due:
+            self._publisher.send_due(due)
+        for one, end, outcome in zip(ended, ends, turned.outcomes, strict=True):
+            if outcome.verdict != "fenced":
+                for folder in {update["folder"] for update in one.done.updates if update["reason"] is None}:
+                    self._persist(partial(self._silos.settle, folder))
+            self._follow(request, turn, one.plan, one.claim, outcome, end.carried)
+        for stage, has_backlog in turn.freed():
+            self._sequel.freed(stage, backlog=has_backlog, light=self._turns.at_once(stage.worker.name) > 1)
+        return list(turned.outcomes)
 
-    def _go_on(self, request: Any, plan: Plan, claim: Claim, outcome: Outcome, carried: Sequence[str]) -> None:
+    def _as_end(self, request: Any, turn: Turn, one: Ended) -> End:
+        claim, done = one.claim, one.done
+        carried = turn.carried(request, claim)
+        below = turn.children(one.plan, one.stage, claim)
+        others = [name for name in one.plan.graph.children[claim.key.name] if name not in carried]
+        most = turn.most(below)
+        alone = len(below) == len(others) <= most  # then none of them needs a place on a queue
+        canvas = claim.canvas or {}
+        return End(
+            claim.key,
+            claim.token,
+            one.text,
+            model_used=done.model_used and redacted(done.model_used),
+            token_usage=done.token_usage,
+            processing_time_ms=done.processing_time_ms,
+            room={} if alone else self._sequel.room(one.plan, claim.key.name, carried, claim.priority),
+            carried=carried,
+            part=Part(canvas["group_id"], canvas.get("group_index") or 0) if canvas.get("chord") else None,
+            notes=done.notes,
+            updates=done.updates,
+            next=[(child.name, uuid7()) for child in below],
+            most=most,
+        )
+
+    def _follow(
+        self, request: Any, turn: Turn, plan: Plan, claim: Claim, outcome: Outcome, carried: Sequence[str]
+    ) -> None:
+        """Do what follows the end of a stage, but for giving its place to others."""
         if outcome.verdict == "fenced":
             logger.warning(
                 "stage %s of goal %s was taken back while it ran: its result is refused",
                 claim.key.name,
                 claim.key.goal_id,
             )
-            raise Ignore
-        request.loomq_outcome = outcome
-        self._sequel.after(claim.key, plan, outcome, claim.priority, carried)
+            return
+        if claim is turn.carrier or claim is turn.own:
+            request.loomq_outcome = outcome
+        is_part = claim.parent is not None
+        self._sequel.after(claim.key, plan, outcome, claim.priority, carried, frees=False, is_part=is_part)
+        turn.note(plan.stages[claim.key.name].run_by(claim.worker, claim.tier), outcome, carried)
 
     def _failed(self, request: Any, plan: Plan | None, stage: StagePlan | None, claim: Claim, error: Exception) -> Any:
         fault = as_stage_error(error, claim.key.name, claim.worker, claim.timeout_s)
@@ -358,14 +434,6 @@ class _Raised(Exception):  # noqa: N818  (what carries an error is none)
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
-
-
-def carried_by(request: Any) -> tuple[str, ...]:
-    """Name the stages that a message publishes by itself: the next of its chain, and the body of its chord."""
-    following = [*(request.chain or ())[-1:], *([request.chord] if request.chord else ())]
-    return tuple(
-        signature["args"][1] for signature in following if HEADER in (signature["options"].get("headers") or {})
-    )
 
 
 def backoff_s(stage: StagePlan, attempt: int) -> float:

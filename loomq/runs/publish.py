@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from loomq.errors import LoomqError
     from loomq.queues.app import LoomCelery
+    from loomq.queues.broker import Lengths
     from loomq.runs.plan import Plan
     from loomq.settings import Settings
     from loomq.store.backlog import Due
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _SERVED_KNOWN_FOR_S = 2.0
 _FIRSTS_EVERY_S = 0.02
+_LENGTHS_KNOWN_FOR_S = 0.02
 _SHARE_OF_THE_OLD = 1 / 8
 _AGAIN_S = 1.0
 _PLANS_KEPT = 256
@@ -66,10 +68,11 @@ class Publisher:
         self._settings = settings
         self._database = database
         self._app = app
-        self._fairness = Fairness(settings.ageing_seconds, _SHARE_OF_THE_OLD)
+        self.fairness = Fairness(settings.ageing_seconds, _SHARE_OF_THE_OLD)
         self._served: dict[str, nodes.Served] = {}
         self._served_read_at = float("-inf")
         self._firsts_at: dict[str, float] = {}
+        self._lengths_at: dict[str, tuple[float, dict[int | None, int]]] = {}
         self._alone: dict[int, tuple[Plan, object, object, frozenset[str]]] = {}
 
     def room(self, places: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str, int], int]:
@@ -80,7 +83,7 @@ class Publisher:
         """
         asked = {place: self._app.router.queue(*place[:2]) for place in places if not self.share_of(*place[:2])}
         try:
-            lengths = self._app.broker.lengths(sorted(set(asked.values())))
+            lengths = self._lengths(sorted(set(asked.values())))
         except BrokerUnavailableError:
             return {}
         found = {}
@@ -88,6 +91,15 @@ class Publisher:
             free = self.free(queue, self.counts(queue, lengths[queue], (worker, tier)))
             found[worker, tier, level] = max(free[urgency(level, first=False)], min(1, free[urgency(level)]))
         return {place: number for place, number in found.items() if number > 0}
+
+    def _lengths(self, queues: Sequence[str]) -> Lengths:
+        """Say how long queues are, or were a moment ago: what this process has sent since is counted in."""
+        now = time.monotonic()
+        old = [queue for queue in queues if now - self._lengths_at.get(queue, (0.0, {}))[0] > _LENGTHS_KNOWN_FOR_S]
+        if old:
+            for queue, lengths in self._app.broker.lengths(old).items():
+                self._lengths_at[queue] = (now, dict(lengths))
+        return {queue: self._lengths_at[queue][1] for queue in queues}
 
     def counts(self, queue: str, lengths: Mapping[int | None, int], *routes: Route) -> Sequence[int]:
         """Say how many messages of each urgency a queue holds.
@@ -160,11 +172,12 @@ class Publisher:
             canvas = self._canvas(goal_id, plan, segment, priority, bulk)
             self._send(starts, lambda producer, canvas=canvas: canvas.apply_async(producer=producer, retry=False))
 
-    def top_up(self, worker: str, tier: str, at_least: int = 1) -> int:
+    def top_up(self, worker: str, tier: str, at_least: int = 1, *, light: bool = False) -> int:
         """Move waiting stages of one route into its queue's window, or as many as may start if it is under a limit.
 
         Args:
             at_least: If the queue takes fewer than this, only goals that have nothing on it get their turn.
+            light: Whether slots take much of it at a time by themselves: then a message for each is enough.
 
         Returns:
             How many were sent.
@@ -178,6 +191,8 @@ class Publisher:
         except BrokerUnavailableError:
             return 0
         free = self.free(queue, counts)
+        if light:
+            return self._take([route], [free], min(max(free), self.served(queue).slots - sum(counts)))
         if free[0] >= at_least or at_least == 1:
             return self._take([route], [free], max(free))
         return self._take_firsts(queue, route, free, sum(counts[1::2]))
@@ -197,7 +212,7 @@ class Publisher:
     def _take(self, routes: Sequence[Route], free: Sequence[Sequence[int]], limit: int) -> int:
         if limit <= 0:
             return 0
-        due = backlog.take_ready(self._database, routes, free, limit, self._fairness)
+        due = backlog.take_ready(self._database, routes, free, limit, self.fairness)
         for stage in due:
             self.send_due(stage)
         return len(due)
@@ -243,7 +258,7 @@ class Publisher:
             tier_slots=limits.slots_by_tier.get(tier) if tier else None,
             moved=json.dumps(limits.router.overrides),
         )
-        due = limited.feed(self._database, found, max(map(max, free)), self._fairness)
+        due = limited.feed(self._database, found, max(map(max, free)), self.fairness)
         for stage in due:
             self.send_due(stage)
         return Fed(len(due))
@@ -312,14 +327,19 @@ class Publisher:
 
     def _signature(self, key: StageKey, worker: str, tier: str, priority: int, *, bulk: bool) -> Any:
         message, header = StageMessage(key.goal_id, key.name, key.item), _header(priority, bulk=bulk)
+        queue, sent_as = self._app.router.queue(worker, tier), self._app.priority_of(header)
+        if queue in self._lengths_at:
+            lengths = self._lengths_at[queue][1]
+            place = None if None in lengths else sent_as
+            lengths[place] = lengths.get(place, 0) + 1
         return self._app.signature(
             task_name(worker),
             args=message.args,
             immutable=True,
             options={
-                "queue": self._app.router.queue(worker, tier),
+                "queue": queue,
                 "task_id": message.id,
-                "priority": self._app.priority_of(header),
+                "priority": sent_as,
                 "headers": {HEADER: header},
                 "retry": False,
             },

@@ -65,19 +65,41 @@ class Sequel:
         room = self._publisher.room(places) if places else {}
         return {f"{worker}.{tier}.{level}": free for (worker, tier, level), free in room.items()}
 
-    def after(self, key: StageKey, plan: Plan, outcome: Outcome, priority: int, carried: Sequence[str] = ()) -> None:
+    def after(
+        self,
+        key: StageKey,
+        plan: Plan,
+        outcome: Outcome,
+        priority: int,
+        carried: Sequence[str] = (),
+        *,
+        frees: bool = True,
+        is_part: bool = True,
+    ) -> None:
         """Go on from a stage that has ended, or failed with its goal going on.
 
         Args:
             priority: The goal's level.
             carried: Stages that the message in hand publishes by itself.
+            frees: Whether the stage's place is given to others; else the caller does it.
+            is_part: Whether the goal may be the work of another one's stage.
         """
         try:
-            self._after(key, plan, outcome, priority, carried)
+            self._after(key, plan, outcome, priority, carried, frees=frees, is_part=is_part)
         except EnvironmentNotReadyError as error:
             logger.warning("%s; what follows stage %s is left to the sweeper", error.message, key.name)
 
-    def _after(self, key: StageKey, plan: Plan, outcome: Outcome, priority: int, carried: Sequence[str]) -> None:
+    def _after(
+        self,
+        key: StageKey,
+        plan: Plan,
+        outcome: Outcome,
+        priority: int,
+        carried: Sequence[str],
+        *,
+        frees: bool,
+        is_part: bool,
+    ) -> None:
         ours = [name for name in outcome.published if name not in carried]
         if ours:
             self._publisher.publish(key.goal_id, plan, ours, priority, outcome.bulk)
@@ -89,9 +111,10 @@ class Sequel:
             ended |= self._move_window(key.goal_id, plan)
         no_room_asked = key.item >= 0 or outcome.verdict in {"continued", "fallback"}
         self._top_up(plan, [name for name in outcome.held if name not in plan.unsure], limited=not no_room_asked)
-        self.freed(plan.stages[key.name], backlog=outcome.backlog or outcome.verdict in {"continued", "fallback"})
+        if frees:
+            self.freed(plan.stages[key.name], backlog=outcome.backlog or outcome.verdict in {"continued", "fallback"})
         if ended:
-            self.goal_ended(key.goal_id, plan)
+            self.goal_ended(key.goal_id, plan, is_part=is_part)
 
     def move_window(self, round_id: UUID) -> None:
         """Let the next tasks of a round go, if whoever ended the last one died before it could."""
@@ -142,18 +165,19 @@ class Sequel:
         self._top_up(plan, runs)
         return ended
 
-    def freed(self, stage: StagePlan, *, backlog: bool = True) -> None:
+    def freed(self, stage: StagePlan, *, backlog: bool = True, light: bool = False) -> None:
         """Let others have the place that a stage has had.
 
         Args:
             backlog: Whether work of the stage's own queue waits.
+            light: Whether slots take much of it at a time by themselves.
         """
         for route in {(one.worker.name, one.tier) for one in (stage, stage.other or stage)}:
             share = self._publisher.share_of(*route)
             if share is not None:
                 self._publisher.feed(share, route)
             elif backlog:
-                self._publisher.top_up(*route, at_least=self._settings.window_min // 2)
+                self._publisher.top_up(*route, at_least=self._settings.window_min // 2, light=light)
 
     def _top_up(self, plan: Plan, names: Iterable[str], *, limited: bool = False) -> None:
         """Send stages that wait for room on their queues.
@@ -184,11 +208,15 @@ class Sequel:
             logger.warning("%s; what follows is left to the sweeper", fault.message)
         return True
 
-    def goal_ended(self, goal_id: UUID, plan: Plan) -> None:
-        """Let the next goal of a limited pipeline go, and tell the stage that this goal was the work of."""
+    def goal_ended(self, goal_id: UUID, plan: Plan, *, is_part: bool = True) -> None:
+        """Let the next goal of a limited pipeline go, and tell the stage that this goal was the work of.
+
+        Args:
+            is_part: Whether there may be such a stage.
+        """
         if plan.max_concurrent_goals is not None:
             self.admit(plan)
-        row = goals.get(self._database, goal_id)
+        row = goals.get(self._database, goal_id) if is_part else None
         if row is not None and row.parent_goal is not None:
             self._tell_parent(row, plan)
 

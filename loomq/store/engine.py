@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _UNDEFINED = {"42P01", "42703", "42883"}  # undefined table, column, function
 _VICTIM = {"40P01", "40001"}  # deadlock, serialization failure
 _LOST = (OperationalError, InterfaceError, PoolTimeoutError)
+_BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
+_PLACE_S = 10.0
 
 
 _answer_until: ContextVar[float | None] = ContextVar("answer_until", default=None)
@@ -97,6 +99,10 @@ class Database:
         self._pid = 0
         self._lock = threading.RLock()
         self._places = threading.BoundedSemaphore(2 * pool_size)
+        self._idle: list[_Bounded] = []  # connections of ``call``, which goes past SQLAlchemy
+        self._arguments: dict[str, Any] = {}
+        #: Hears each statement of ``call`` with its parameters, for whoever records them.
+        self.on_call: Callable[[str, Mapping[str, Any]], None] | None = None
         self._listener: tuple[int, psycopg.Connection[Any]] | None = None
 
     def pool_connections(self, wanted: bool) -> None:
@@ -113,6 +119,7 @@ class Database:
             if self._pid != os.getpid():
                 if self._engine is not None:
                     self._engine.dispose(close=False)
+                self._idle = []  # the parent's; collected here they are not closed
                 self._engine, self._pid, self._is_prepared = None, os.getpid(), False
             if not self._is_prepared:
                 if self._prepare is not None:
@@ -124,7 +131,7 @@ class Database:
 
     def _make_engine(self) -> Engine:
         self._places = threading.BoundedSemaphore(2 * self._pool_size)
-        arguments: dict[str, Any] = {
+        self._arguments = arguments = {
             "connect_timeout": self._connect_timeout_s,
             "prepare_threshold": None,  # prepared statements break behind a pooler in transaction mode
             "application_name": "loomq",
@@ -174,12 +181,12 @@ class Database:
         Raises:
             DatabaseUnavailableError, SchemaOutdatedError: As ``begin``.
         """
-        if within_s is None:
-            return self._call(statement, parameters, None)
-        until = time.monotonic() + within_s
-        self.engine  # noqa: B018  (makes this process's places)
+        self.engine  # noqa: B018  (prepares services, and makes this process's places)
+        if self.on_call is not None:
+            self.on_call(statement, parameters)
         places = self._places
-        if not places.acquire(timeout=within_s):
+        until = None if within_s is None else time.monotonic() + within_s
+        if not places.acquire(timeout=_PLACE_S if within_s is None else within_s):
             raise self._unavailable(TimeoutError("every connection waits for an answer"))
         try:
             return self._call(statement, parameters, until)
@@ -187,18 +194,57 @@ class Database:
             places.release()
 
     def _call(self, statement: str, parameters: Mapping[str, Any], until: float | None) -> list[Any]:
+        """Make a call on a connection of its own: what SQLAlchemy does around each costs more than a small task."""
         for is_last in (False, False, True):
+            kept = bool(self._idle)
             before = _answer_until.set(until)
             try:
-                with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                    result = connection.exec_driver_sql(statement, dict(parameters))
-                    return list(result) if result.returns_rows else []
-            except _LOST as error:
-                if is_last or not _may_pass_at_once(error) or (until is not None and time.monotonic() >= until):
+                return self._once(statement, parameters)
+            except _BROKEN as error:
+                # A kept connection may have died long ago; a new one tells the truth.
+                may_pass = kept or error.sqlstate in _VICTIM
+                if is_last or not may_pass or (until is not None and time.monotonic() >= until):
                     raise self._unavailable(error) from error
+            except psycopg.Error as error:
+                if error.sqlstate in _UNDEFINED:
+                    raise _outdated(error) from error
+                raise
             finally:
                 _answer_until.reset(before)
         raise AssertionError("not reached")
+
+    def _once(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        connection = self._borrow()
+        is_whole = False
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters)
+                rows = cursor.fetchall() if cursor.description else []
+            is_whole = True
+        except _BROKEN:
+            raise
+        except psycopg.Error:
+            is_whole = True  # the server has answered, if only with an error
+            raise
+        finally:
+            if is_whole and not connection.closed:
+                self._give_back(connection)
+            else:
+                connection.close()
+        return rows
+
+    def _borrow(self) -> _Bounded:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+            return _Bounded.connect(url, autocommit=True, **self._arguments)
+
+    def _give_back(self, connection: _Bounded) -> None:
+        if self._pooled and len(self._idle) < self._pool_size:
+            self._idle.append(connection)
+        else:
+            connection.close()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -273,26 +319,27 @@ class Database:
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
-        if self._engine is not None and self._pid == os.getpid():
-            self._engine.dispose()
+        idle, self._idle = self._idle, []
+        if self._pid == os.getpid():
+            if self._engine is not None:
+                self._engine.dispose()
+            for connection in idle:
+                connection.close()
         self._engine = None
         kept, self._listener = self._listener, None
         if kept is not None and kept[0] == os.getpid():
             kept[1].close()
 
 
-def _may_pass_at_once(error: Exception) -> bool:
-    """Say whether the same call may succeed on another connection, or after whoever was in the way."""
-    if getattr(error, "connection_invalidated", False):
-        return True
-    return getattr(getattr(error, "orig", None), "sqlstate", None) in _VICTIM
-
-
 def _translate(context: Any) -> Exception | None:
     cause = context.original_exception
     if isinstance(cause, psycopg.Error) and cause.sqlstate in _UNDEFINED:
-        return SchemaOutdatedError(
-            f"the database does not have this version's tables: {str(cause).splitlines()[0]}",
-            hint="run: loomq db upgrade",
-        )
+        return _outdated(cause)
     return None
+
+
+def _outdated(cause: psycopg.Error) -> SchemaOutdatedError:
+    return SchemaOutdatedError(
+        f"the database does not have this version's tables: {str(cause).splitlines()[0]}",
+        hint="run: loomq db upgrade",
+    )

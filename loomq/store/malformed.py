@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import DataError
+from psycopg import DataError
 
 from loomq.ids import uuid7
 
@@ -118,7 +118,7 @@ def put_all(database: Database, messages: Sequence[NewMalformed]) -> None:
     try:
         database.call(_PUT, values, within_s=_PATIENCE_S)
     except DataError as error:
-        raise ValueError(str(error.orig)) from error
+        raise ValueError(str(error)) from error
 
 
 def listed(

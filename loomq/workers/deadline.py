@@ -6,6 +6,7 @@ import faulthandler
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from loomq.errors import LeaseLost, LoomqSignal, SoftDeadline
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
+_SLACK_S = 5.0
 
 #: Tells a pool child that the goal of what it runs has ended; it arrives at any time, also between two stages.
 INTERRUPTION = signal.SIGUSR2
@@ -102,8 +105,56 @@ def hard_deadline(timeout_s: float, *, own_process: bool) -> Iterator[None]:
     if not own_process:
         yield
         return
-    faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__ or sys.stderr)
+    _watchdog.watch(timeout_s)
     try:
         yield
     finally:
+        _watchdog.rest()
+
+
+class _Watchdog:
+    """The thread that ends the process: to start and to end one costs more than a small task."""
+
+    def __init__(self) -> None:
+        self._kept = 0
+        self._until = 0.0
+
+    def watch(self, timeout_s: float) -> None:
+        """End the process after so long and at most a tenth longer."""
+        slack_s = min(_SLACK_S, timeout_s / 10) if self._kept else 0.0
+        until = time.monotonic() + timeout_s
+        if not until <= self._until <= until + slack_s:
+            self._until = until + slack_s
+            faulthandler.dump_traceback_later(timeout_s + slack_s, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    def rest(self) -> None:
+        """Watch no longer, unless it is kept: then the next task may do with the same thread."""
+        if not self._kept:
+            self._cancel()
+
+    def _cancel(self, *_: Any) -> None:
         faulthandler.cancel_dump_traceback_later()
+        self._until = 0.0
+
+    @contextmanager
+    def keep(self) -> Iterator[None]:
+        """Let tasks in the block share the thread, and those of the next block.
+
+        Whoever waits for the next one for long is not ended: a timer calls the watchdog off before.
+        """
+        self._kept += 1
+        try:
+            yield
+        finally:
+            self._kept -= 1
+            if self._until:
+                left_s = self._until - time.monotonic() - _SLACK_S / 2
+                if left_s > 0 and threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGALRM, self._cancel)
+                    signal.setitimer(signal.ITIMER_REAL, left_s)
+                else:
+                    self._cancel()
+
+
+_watchdog = _Watchdog()
+shared_watchdog = _watchdog.keep

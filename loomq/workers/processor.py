@@ -38,6 +38,7 @@ class Processors:
         self._allow = tuple(allow)
         self._loop = loop
         self._built = threading.local()
+        self._writes_alone: dict[str, bool] = {}
 
     def run(self, spec: WorkerSpec, payload: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Process one payload and reset the backend, whatever comes of it.
@@ -77,7 +78,14 @@ class Processors:
         Raises:
             ImportRefusedError: The backend's name may not be imported.
         """
-        return bool(getattr(self._class(spec), "serialize_writes", False))
+        name = spec.processing_backend or ""
+        if name not in self._writes_alone:
+            self._writes_alone[name] = bool(getattr(self._class(spec), "serialize_writes", False))
+        return self._writes_alone[name]
+
+    def knows(self, spec: WorkerSpec) -> bool:
+        """Say whether a worker's backend has been imported."""
+        return spec.processing_backend in self._writes_alone
 
     def _class(self, spec: WorkerSpec) -> type[ProcessingBackend]:
         project_on_path(self._project)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -111,7 +111,8 @@ class WorkerRuntime:
     def semaphore(self, job: Job) -> Semaphore | None:
         """Say which semaphore a task needs for itself, within its deadline; errors as in ``run``."""
         if job.spec.worker_kind == "processor":
-            with self._deadlines(job):  # the first look imports the user's code
+            # The first look imports the user's code.
+            with nullcontext() if self._processors.knows(job.spec) else self._deadlines(job):
                 if self._processors.writes_alone(job.spec):
                     return concurrency.of_writes(job.spec)
         return concurrency.of_key(job.spec, job.payload)

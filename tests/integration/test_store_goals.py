@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rows import at_once, claim, complete, new_goal, new_stage, row, run, states_of, submit, submit_dag
-from sqlalchemy.exc import DBAPIError
+from psycopg import Error
 
 from loomq.ids import uuid7
 from loomq.store import goals
@@ -137,7 +137,7 @@ def test_a_snapshot_that_this_process_knows_and_the_database_does_not_is_stored_
 def test_one_bad_stage_leaves_nothing_of_its_goal(database, bad):
     broken = new_stage("bad").to_json() | bad
     name = broken.pop("name")
-    with pytest.raises(DBAPIError):
+    with pytest.raises(Error):
         _submit(database, new_goal(), new_stage("fine"), new_stage(name, **broken), key="k")
     assert [_count(database, table) for table in ("goals", "stages", "idempotency_keys", "specs")] == [0, 0, 0, 0]
 

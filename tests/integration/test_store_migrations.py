@@ -178,7 +178,9 @@ def test_a_call_is_answered_though_the_server_ended_its_connection(database):
 
 
 def test_a_transaction_whose_connection_the_server_ended_is_the_callers_to_repeat(database):
-    _end_connection(database)
+    with database.begin() as connection:  # of the pool of those that open transactions
+        killed = connection.scalar(text("SELECT pg_backend_pid()"))
+    database.call("SELECT pg_terminate_backend(%(pid)s, 5000)", {"pid": killed})
     with pytest.raises(DatabaseUnavailableError):
         goals.count_open(database)
     assert goals.count_open(database) == 0

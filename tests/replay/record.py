@@ -16,7 +16,6 @@ from uuid import UUID
 
 import shapes
 from conftest import Project
-from sqlalchemy import event
 
 from loomq.catalog import require_catalog
 from loomq.embedded import client as embedded
@@ -43,9 +42,9 @@ class Recorder:
         self.calls: list[list[Any]] = []
         self.goals: dict[str, dict[str, str]] = {}
         migrate.upgrade(self.loom.database)
-        event.listen(self.loom.database.engine, "before_cursor_execute", self._heard)
+        self.loom.database.on_call = self._heard
 
-    def _heard(self, _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+    def _heard(self, statement: str, parameters: Any) -> None:
         if statement.startswith(WRITES):
             self.calls.append([statement, json.loads(json.dumps(parameters, default=str))])
 

@@ -1,0 +1,235 @@
+"""A slot's turn: with one message in hand it goes straight on with what is ready, for a moment, without the broker.
+
+The broker's hop costs several times what a small stage takes. So a process that has ended a stage claims the next one
+in the same call, if its own node serves that queue and no limit is asked: a child that has become ready, or what waits
+for the same worker. Workers that take next to nothing are taken several at a time. A turn is short; if others wait when
+it is over, the slot goes back to the broker, which knows who is most urgent.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loomq.errors import BrokerUnavailableError
+from loomq.ids import uuid7
+from loomq.queues.names import HEADER
+from loomq.store.backlog import URGENCIES
+from loomq.store.turns import Backlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loomq.configs import Configs
+    from loomq.queues.app import LoomCelery
+    from loomq.runs.plan import Plan, StagePlan
+    from loomq.runs.publish import Publisher
+    from loomq.store.stages import Claim, Outcome, Place
+    from loomq.workers.runtime import Done
+
+TURN_S = 0.05
+_LIGHT_S = 0.003  # what takes longer is run one at a time
+_BATCH_S = 0.01  # of work between two calls to the database
+_MOST = 64
+_SEEN = 2  # runs before anything is known of a worker
+_FADES = 0.97
+
+
+class Turns:
+    """What a process knows of its workers and of its node, for its turns.
+
+    Args:
+        served: Gives the queues that the node consumes.
+    """
+
+    def __init__(
+        self, app: LoomCelery, publisher: Publisher, configs: Configs, served: Callable[[], frozenset[str]]
+    ) -> None:
+        self._app = app
+        self._publisher = publisher
+        self._configs = configs
+        self._served = served
+        self._slowest: dict[str, tuple[int, float]] = {}
+
+    def learn(self, worker: str, took_s: float) -> None:
+        """Note how long a worker's task took; what was slow once counts for a while."""
+        count, slowest = self._slowest.get(worker, (0, 0.0))
+        self._slowest[worker] = (count + 1, max(took_s, slowest * _FADES))
+
+    def at_once(self, worker: str) -> int:
+        """Say how many tasks of a worker a process takes at a time: one, unless they take next to nothing."""
+        count, slowest = self._slowest.get(worker, (0, 0.0))
+        if count < _SEEN or slowest > _LIGHT_S:
+            return 1
+        return max(1, min(_MOST, int(_BATCH_S / max(slowest, 1e-6))))
+
+    def may_take(self, worker: str, tier: str) -> bool:
+        """Say whether this node serves a route, and nothing limits it."""
+        spec = self._configs.project.catalog.workers.get(worker)
+        return (
+            self._app.router.queue(worker, tier) in self._served()
+            and self._publisher.share_of(worker, tier) is None
+            and self._configs.limits.slots(worker) is None
+            and (spec is None or spec.concurrency_key is None)
+        )
+
+    def children(self, plan: Plan, stage: StagePlan) -> list[StagePlan]:
+        """List the children of a stage that its process may go on with."""
+        if plan.kind != "pipeline":
+            return []
+        below = (plan.stages[name] for name in plan.graph.children[stage.name] if name not in plan.unsure)
+        return [
+            child
+            for child in below
+            if child.pipeline is None
+            and child.worker.concurrency_key is None
+            and self.may_take(child.worker.name, child.tier)
+        ]
+
+    def wait(self, worker: str, tier: str) -> bool:
+        """Say whether anything waits on a route's queue, or on any of the node's if that is cheap to ask."""
+        served = self._served() if self._app.is_redis else ()
+        try:
+            lengths = self._app.broker.lengths(sorted({self._app.router.queue(worker, tier), *served}))
+        except BrokerUnavailableError:
+            return False
+        return any(sum(found.values()) for found in lengths.values())
+
+    def backlog(self, worker: str, tier: str, limit: int) -> Backlog | None:
+        """Ask for what waits for a route; not for what is less urgent than what the broker holds for it.
+
+        Returns:
+            ``None`` if it may not be asked for.
+        """
+        if not self.may_take(worker, tier):
+            return None
+        queue = self._app.router.queue(worker, tier)
+        try:
+            counts = self._publisher.counts(queue, self._app.broker.lengths([queue])[queue], (worker, tier))
+        except BrokerUnavailableError:
+            counts = [0]
+        free = tuple(0 if sum(counts[urgency + 1 :]) else limit for urgency in range(URGENCIES))
+        if not any(free):
+            return None
+        return Backlog([(worker, tier)], [free], [uuid7() for _ in range(limit)], self._publisher.fairness)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A stage that has given a result.
+
+    Args:
+        text: The output as it is kept.
+    """
+
+    plan: Plan
+    stage: StagePlan
+    claim: Claim
+    done: Done
+    text: str
+
+
+class Turn:
+    """What is done with one message.
+
+    Args:
+        own: What the message was for.
+        alone: Whether nothing else may be done with it: a raw call, whose caller waits.
+    """
+
+    def __init__(self, turns: Turns, own: Claim, place: Place, *, alone: bool) -> None:
+        self.own = own
+        self.place = place
+        self.todo: list[Claim] = [own]
+        #: The claim that the rest of the message's chain follows.
+        self.carrier: Claim | None = own
+        self._turns = turns
+        self._until = time.monotonic() + TURN_S
+        self._is_over = alone
+        self._wanted: tuple[str, str] | None = None
+        self._freed: dict[tuple[str, str], tuple[StagePlan, bool]] = {}
+
+    def _may_go_on(self, worker: str, tier: str) -> bool:
+        """Say whether there is time for more: in a turn always, after it if nobody waits."""
+        if self._is_over:
+            return False
+        if time.monotonic() >= self._until:
+            if self._turns.wait(worker, tier):
+                self._is_over = True
+                return False
+            self._until = time.monotonic() + TURN_S
+        return True
+
+    def carried(self, request: Any, claim: Claim) -> tuple[str, ...]:
+        """Name the children of a stage that the message in hand publishes by itself."""
+        return carried_by(request) if claim is self.carrier else ()
+
+    def children(self, plan: Plan, stage: StagePlan, claim: Claim) -> list[StagePlan]:
+        """List the children of a stage to go on with."""
+        if not plan.graph.children[claim.key.name] or not self._may_go_on(claim.worker, claim.tier):
+            return []
+        return self._turns.children(plan, stage)
+
+    def most(self, stages: Sequence[StagePlan]) -> int:
+        """Say how many of some stages to go on with: one, and all if they take next to nothing; others run the rest."""
+        return len(stages) if all(self._turns.at_once(one.worker.name) > 1 for one in stages) else 1
+
+    def note(self, stage: StagePlan, outcome: Outcome, carried: Sequence[str]) -> None:
+        """Hear what the end of a stage led to."""
+        route = (stage.worker.name, stage.tier)
+        has_backlog = outcome.backlog or self._freed.get(route, (stage, False))[1]
+        self._freed[route] = (stage, has_backlog)
+        if any(name in outcome.published for name in carried):
+            self._is_over = True  # Celery sends it when this message is done with
+        if outcome.backlog and self._turns.at_once(stage.worker.name) > 1:
+            self._wanted = route
+
+    def freed(self) -> list[tuple[StagePlan, bool]]:
+        """List the stages whose place others may have, with whether more of their own work waits; each once."""
+        found, self._freed = list(self._freed.values()), {}
+        return found
+
+    @property
+    def takes(self) -> bool:
+        """Whether to take what waits for a route."""
+        return self._wanted is not None and self._may_go_on(*self._wanted)
+
+    def backlog(self) -> Backlog | None:
+        """Ask for what waits, if there is time for it."""
+        if not self.takes or self._wanted is None:
+            return None
+        (worker, tier), self._wanted = self._wanted, None
+        return self._turns.backlog(worker, tier, self._turns.at_once(worker))
+
+    def take(self, request: Any, claims: Sequence[Claim]) -> None:
+        """Go on with claims; one that the message would have published is taken out of it."""
+        self.todo += claims
+        if self.carrier is None:
+            return
+        for name in carried_by(request):
+            for claim in claims:
+                if (claim.key.goal_id, claim.key.name) == (self.carrier.key.goal_id, name):
+                    self._move_carrier(request, claim)
+                    return
+
+    def _move_carrier(self, request: Any, claim: Claim) -> None:
+        if request.chain:
+            request.chain.pop()
+        else:
+            request.chord = None
+        self.carrier = claim
+
+    def drop(self, request: Any, claim: Claim) -> None:
+        """Hear that a claim has led to no result: if the rest of the message followed it, nothing does now."""
+        if claim is self.carrier:
+            request.chain = request.chord = None
+            self.carrier = None
+
+
+def carried_by(request: Any) -> tuple[str, ...]:
+    """Name the stages that a message publishes by itself: the next of its chain, and the body of its chord."""
+    following = [*(request.chain or ())[-1:], *([request.chord] if request.chord else ())]
+    return tuple(
+        signature["args"][1] for signature in following if HEADER in (signature["options"].get("headers") or {})
+    )
