@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         rename_session,
         search_sessions,
     )
-    from loomq.services.submit import GoalHandle, submit_goal, submit_task
+    from loomq.services.submit import GoalHandle, submit_goal, submit_goals, submit_task
     from loomq.services.transcripts import Session
 
 __version__ = "0.1.0"
@@ -52,6 +52,7 @@ __all__ = [
     "replay_dead_letters",
     "search_sessions",
     "submit_goal",
+    "submit_goals",
     "submit_task",
 ]
 
@@ -73,6 +74,7 @@ _HOMES = {
     "replay_dead_letters": "loomq.services.dead_letters",
     "search_sessions": "loomq.services.sessions",
     "submit_goal": "loomq.services.submit",
+    "submit_goals": "loomq.services.submit",
     "submit_task": "loomq.services.submit",
 }
 

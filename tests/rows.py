@@ -9,7 +9,7 @@ from typing import Any
 from loomq.ids import uuid7
 from loomq.store import backlog, goals, letters, openings, stages
 from loomq.store.backlog import URGENCIES, Fairness
-from loomq.store.goals import NewGoal, NewStage
+from loomq.store.goals import NewGoal, NewStage, Submission
 from loomq.store.openings import Element
 from loomq.store.stages import Place, StageKey
 
@@ -51,8 +51,16 @@ def submit(database, *new_stages: NewStage, key: str | None = None, **goal: Any)
     """Write a goal with these stages and give its id."""
     leaves = sum(not stage.children for stage in new_stages)
     row = new_goal(**{"leaves_left": leaves, **goal})
-    goal_id, _ = goals.submit(database, row, new_stages, snapshot="h", body={}, known_snapshots=set(), key=key)
-    return goal_id
+    return submit_row(database, row, new_stages, key=key)[0]
+
+
+def submit_row(
+    database, goal: NewGoal, new_stages, *, snapshot: str = "h", body=None, known_snapshots=None, key: str | None = None
+):
+    """Write one goal; gives its id, and whether it is new."""
+    submission = Submission(goal, new_stages, snapshot, {} if body is None else body, key)
+    known = set() if known_snapshots is None else known_snapshots
+    return goals.submit(database, [submission], known_snapshots=known)[0]
 
 
 def submit_dag(database, parents: dict[str, tuple[str, ...]], *, children: dict[str, tuple[str, ...]] | None = None):

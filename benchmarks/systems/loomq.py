@@ -9,7 +9,7 @@ from benchmarks.harness import ROOT, loomq_node
 from benchmarks.systems.base import LINKS, WIDTH, System
 from loomq.loom import Loom
 from loomq.services import inspect
-from loomq.services.submit import submit_goal
+from loomq.services.submit import submit_goal, submit_goals
 from loomq.settings import Settings
 from loomq.store import goals
 from loomq.testing import wait_until
@@ -110,6 +110,10 @@ class Loomq(System):
         """Submit a goal a run."""
         for run in runs:
             submit_goal("", pipeline=kind, context={"run": run}, loom=self.loom)
+
+    def hand_in_many(self, kind: str, runs: Sequence[str]) -> None:
+        """Submit all goals with one call."""
+        submit_goals(({"instruction": "", "pipeline": kind, "context": {"run": run}} for run in runs), loom=self.loom)
 
     def settle(self) -> None:
         """Wait until the last goals are recorded as ended."""

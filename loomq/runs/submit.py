@@ -21,10 +21,10 @@ from loomq.queues.names import level
 from loomq.queues.routing import unknown_name
 from loomq.runs.freeze import freeze, freeze_worker
 from loomq.store import goals
-from loomq.store.goals import NewGoal, NewStage
+from loomq.store.goals import NewGoal, NewStage, Submission
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from loomq.catalog import Catalog
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from loomq.store.stages import StageKey
 
 
+_AT_ONCE = 250  # goals a transaction
 _MOST_STORED = 10_000  # snapshots that a process knows to be stored; rounds bring their own
 
 
@@ -71,6 +72,32 @@ class Rerun:
 
     goal_id: UUID
     reused: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A goal that was checked and not written yet."""
+
+    goal: OrchestratorGoal
+    plan: Plan
+    rows: list[NewStage]
+    roots: list[NewStage]
+    row: NewGoal
+    snapshot: str
+    body: dict[str, Any]
+    key: str | None
+    call: Call | None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it may have to wait for other goals of its pipeline."""
+        return self.plan.max_concurrent_goals is not None
+
+    def submission(self, room: dict[tuple[str, str, int], int], not_before: datetime | None) -> Submission:
+        """Say what is written; first stages that are published take their places in ``room``."""
+        begin, begun = {row.name for row in self.roots}, set[tuple[str, str, int]]()
+        rows = [_first_state(row, room, begun, not_before) if row.name in begin else row for row in self.rows]
+        return Submission(self.row, rows, self.snapshot, self.body, self.key)
 
 
 class Submitter:
@@ -132,45 +159,104 @@ class Submitter:
             InlineValueError: The context is not JSON, or too large.
             SubmitUnavailableError: The goal could not be written down.
         """
-        if len(self._stored) > _MOST_STORED:
-            self._stored.clear()
+        prepared = self._prepare(
+            goal,
+            worker=worker,
+            tier=tier,
+            max_retries=max_retries,
+            timeout_s=timeout_s,
+            call=call,
+            body=body,
+            parent=parent,
+            rerun=rerun,
+            contract=contract,
+        )
+        return self._accept([prepared], not_before=not_before, publish=publish)[0]
+
+    def submit_many(self, goals: Sequence[OrchestratorGoal]) -> list[Accepted]:
+        """Write many goals down, some hundreds a transaction, and publish as many as the queues take.
+
+        Raises:
+            UnknownNameError, PipelineValidationError, InlineValueError: As ``submit``; then none is accepted.
+            SubmitUnavailableError: Some of them could not be written down.
+        """
+        prepared = [self._prepare(goal) for goal in goals]
+        found: list[Accepted] = []
+        for start in range(0, len(prepared), _AT_ONCE):
+            found += self._accept(prepared[start : start + _AT_ONCE])
+        return found
+
+    def _prepare(
+        self,
+        goal: OrchestratorGoal,
+        *,
+        worker: str | None = None,
+        tier: str | None = None,
+        max_retries: int | None = None,
+        timeout_s: float | None = None,
+        call: Call | None = None,
+        body: dict[str, Any] | None = None,
+        parent: StageKey | None = None,
+        rerun: Rerun | None = None,
+        contract: bool = True,
+    ) -> _Prepared:
+        """Check a goal and work its rows out; arguments and errors as ``submit``."""
         snapshot, body = self._snapshot(goal.pipeline, worker) if body is None else (spec_hash(body), body)
         plan = self._plans.keep(snapshot, body)
         self._check(plan, goal, contract=contract)
         if worker is not None and tier is not None:
             self._check_tier(worker, tier)
-        key = call.key if call else goal.idempotency_key
         rows = self._stages(plan, goal, tier=tier, max_retries=max_retries, timeout_s=timeout_s, rerun=rerun)
         roots = [row for row in rows if not row.waits_for and row.state == "waiting"]
         if plan.window is not None:  # the others wait until it lets them go
             roots = sorted(roots, key=lambda row: -row.priority)[: plan.window]
-        begin = {row.name for row in roots}
-        is_limited = plan.max_concurrent_goals is not None
-        due_now = not_before is None and publish and not is_limited
-        room = self._publisher.room((row.worker, row.tier, row.priority) for row in roots) if due_now else {}
-        begun: set[tuple[str, str, int]] = set()
-        rows = [_first_state(row, room, begun, not_before) if row.name in begin else row for row in rows]
-        goal_id, created = self._write(_row(plan, goal, call, parent, rerun), rows, snapshot, body, key)
-        sent = [row.name for row in rows if row.state == "published"]
-        if created and sent and call is None:
-            bulk = [row.name for row in rows if row.bulk]
-            self._publisher.publish(goal_id, plan, sent, level(goal.priority), bulk)
-        if created and not_before is None and publish:
-            routes = {(row.worker, row.tier) for row in roots}
-            with suppress(EnvironmentNotReadyError):  # the goal is accepted, and the sweeper sends it
-                for route in routes if is_limited else filter(lambda one: self._publisher.share_of(*one), routes):
-                    self._publisher.top_up(*route)
-        return Accepted(goal_id, plan, created, bool(sent))
+        key = call.key if call else goal.idempotency_key
+        return _Prepared(goal, plan, rows, roots, _row(plan, goal, call, parent, rerun), snapshot, body, key, call)
 
-    def _write(
-        self, goal: NewGoal, rows: list[NewStage], snapshot: str, body: dict[str, Any], key: str | None
-    ) -> tuple[UUID, bool]:
+    def _accept(
+        self, prepared: Sequence[_Prepared], *, not_before: datetime | None = None, publish: bool = True
+    ) -> list[Accepted]:
+        """Write goals down and publish their first stages."""
+        if len(self._stored) > _MOST_STORED:
+            self._stored.clear()
+        due_now = not_before is None and publish
+        places = [
+            (row.worker, row.tier, row.priority)
+            for one in prepared
+            if due_now and not one.is_limited
+            for row in one.roots
+        ]
+        room = self._publisher.room(dict.fromkeys(places)) if places else {}
+        found = self._write([one.submission(room if not one.is_limited else {}, not_before) for one in prepared])
+        accepted = []
+        for one, (submission, goal_id, created) in zip(prepared, found, strict=True):
+            sent = [row.name for row in submission.stages if row.state == "published"]
+            if created and sent and one.call is None:
+                bulk = [row.name for row in submission.stages if row.bulk]
+                self._publisher.publish(goal_id, one.plan, sent, level(one.goal.priority), bulk)
+            accepted.append(Accepted(goal_id, one.plan, created, bool(sent)))
+        if due_now:
+            self._top_up([one for one, new in zip(prepared, accepted, strict=True) if new.created])
+        return accepted
+
+    def _top_up(self, prepared: Sequence[_Prepared]) -> None:
+        """Send what is under a limit, if it may start; of the others it is known whether there was room."""
+        routes = {
+            (row.worker, row.tier)
+            for one in prepared
+            for row in one.roots
+            if one.is_limited or self._publisher.share_of(row.worker, row.tier)
+        }
+        with suppress(EnvironmentNotReadyError):  # the goal is accepted, and the sweeper sends it
+            for route in routes:
+                self._publisher.top_up(*route)
+
+    def _write(self, submissions: list[Submission]) -> list[tuple[Submission, UUID, bool]]:
         try:
-            return goals.submit(
-                self._database, goal, rows, snapshot=snapshot, body=body, known_snapshots=self._stored, key=key
-            )
+            found = goals.submit(self._database, submissions, known_snapshots=self._stored)
         except DatabaseUnavailableError as error:
             raise SubmitUnavailableError(f"the goal was not accepted: {error.message}", hint=error.hint) from error
+        return [(one, goal_id, created) for one, (goal_id, created) in zip(submissions, found, strict=True)]
 
     def _snapshot(self, pipeline: str | None, worker: str | None) -> tuple[str, dict[str, Any]]:
         kind, name = which = ("worker", worker) if worker is not None else ("pipeline or orchestrator", pipeline or "")

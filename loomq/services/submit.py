@@ -19,7 +19,7 @@ from loomq.services.transcripts import Session
 from loomq.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
     from loomq.messages import TaskResult
     from loomq.services.events import GoalEvent
@@ -250,19 +250,65 @@ def submit_goal(
     """
     home = loom or default_loom()
     accepted = home.submitter.submit(
-        OrchestratorGoal(
-            instruction=instruction,
+        _goal(
+            instruction,
             pipeline=pipeline,
-            context=context or {},
-            priority=TaskPriority(priority),
+            context=context,
+            priority=priority,
             idempotency_key=idempotency_key,
-            deadline=_deadline(deadline),
-            session_id=_session_id(session),
+            deadline=deadline,
+            session=session,
             request_id=request_id,
-            budget=_budget(budget),
+            budget=budget,
         )
     )
     return GoalHandle(home, accepted.goal_id, created=accepted.created)
+
+
+def submit_goals(goals: Iterable[Mapping[str, Any]], *, loom: Loom | None = None) -> list[GoalHandle]:
+    """Hand in many goals, several hundred in one transaction: much faster than one by one.
+
+    Args:
+        goals: For each the arguments of ``submit_goal`` by name.
+        loom: Another project than that of the current folder.
+
+    Returns:
+        A handle for each, in order.
+
+    Raises:
+        UnknownNameError, PipelineValidationError, ValueError, TypeError: As ``submit_goal``, for any of them; then none
+            is accepted.
+        SubmitUnavailableError: The database went away: those before may have been accepted. With idempotency keys the
+            call can be made again.
+    """
+    home = loom or default_loom()
+    wanted = [_goal(**one) for one in goals]
+    return [GoalHandle(home, one.goal_id, created=one.created) for one in home.submitter.submit_many(wanted)]
+
+
+def _goal(
+    instruction: str,
+    *,
+    pipeline: str,
+    context: dict[str, Any] | None = None,
+    priority: TaskPriority | str = TaskPriority.NORMAL,
+    idempotency_key: str | None = None,
+    deadline: datetime | timedelta | None = None,
+    session: UUID | str | Session | None = None,
+    request_id: str | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
+) -> OrchestratorGoal:
+    return OrchestratorGoal(
+        instruction=instruction,
+        pipeline=pipeline,
+        context=context or {},
+        priority=TaskPriority(priority),
+        idempotency_key=idempotency_key,
+        deadline=_deadline(deadline),
+        session_id=_session_id(session),
+        request_id=request_id,
+        budget=_budget(budget),
+    )
 
 
 def submit_task(

@@ -104,40 +104,48 @@ class NewGoal:
         return found
 
 
-def submit(
-    database: Database,
-    goal: NewGoal,
-    new_stages: Sequence[NewStage],
-    *,
-    snapshot: str,
-    body: dict[str, Any],
-    known_snapshots: set[str],
-    key: str | None = None,
-) -> tuple[UUID, bool]:
-    """Write a goal, its stages and, the first time, its snapshot: one transaction.
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A goal as it is handed to the store.
 
     Args:
         snapshot: The content address of ``body``.
-        known_snapshots: Snapshots that this process knows to be stored; added to.
         key: The idempotency key: a second goal with the same key is the first one.
+    """
+
+    goal: NewGoal
+    stages: Sequence[NewStage]
+    snapshot: str
+    body: dict[str, Any]
+    key: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it."""
+        stages = [stage.to_json() for stage in self.stages]
+        return {"goal": self.goal.to_json(), "stages": stages, "key": self.key, "hash": self.snapshot}
+
+
+def submit(
+    database: Database, submissions: Sequence[Submission], *, known_snapshots: set[str]
+) -> list[tuple[UUID, bool]]:
+    """Write goals, their stages and, the first time, their snapshots: one transaction.
+
+    Args:
+        known_snapshots: Snapshots that this process knows to be stored; added to.
 
     Returns:
-        The goal's id, and whether it is new.
+        For each the goal's id, and whether it is new.
     """
-    parameters: dict[str, Any] = {
-        "goal": json.dumps(goal.to_json()),
-        "stages": json.dumps([stage.to_json() for stage in new_stages]),
-        "key": key,
-        "hash": snapshot,
-        "body": None if snapshot in known_snapshots else json.dumps(body),
-    }
-    statement = "SELECT * FROM loomq_submit_3(%(goal)s, %(stages)s, %(key)s, %(hash)s, %(body)s)"
-    outcome, goal_id = database.call(statement, parameters, within_s=_SUBMIT_WITHIN_S)[0]
-    if outcome == "spec_missing":
-        parameters["body"] = json.dumps(body)
-        outcome, goal_id = database.call(statement, parameters, within_s=_SUBMIT_WITHIN_S)[0]
-    known_snapshots.add(snapshot)
-    return goal_id, outcome == "created"
+    bodies = {one.snapshot: one.body for one in submissions}
+    new = {name: body for name, body in bodies.items() if name not in known_snapshots}
+    parameters = {"goals": json.dumps([one.to_json() for one in submissions]), "bodies": json.dumps(new)}
+    statement = "SELECT * FROM loomq_submit_4(%(goals)s, %(bodies)s) ORDER BY nr"
+    rows = database.call(statement, parameters, within_s=_SUBMIT_WITHIN_S)
+    if rows[0][1] == "spec_missing":
+        parameters["bodies"] = json.dumps(bodies)
+        rows = database.call(statement, parameters, within_s=_SUBMIT_WITHIN_S)
+    known_snapshots.update(bodies)
+    return [(goal_id, outcome == "created") for _, outcome, goal_id in rows]
 
 
 def read_snapshot(database: Database, snapshot: str) -> dict[str, Any] | None:

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from rows import at_once, claim, complete, new_goal, new_stage, row, run, states_of, submit, submit_dag
 from psycopg import Error
+from rows import at_once, claim, complete, new_goal, new_stage, row, run, states_of, submit, submit_dag, submit_row
 
 from loomq.ids import uuid7
 from loomq.store import goals
@@ -13,7 +13,7 @@ from loomq.store.engine import Database
 
 def _submit(database, goal, *new_stages, **more):
     given = {"snapshot": "h", "body": {"format": 1}, "known_snapshots": set(), **more}
-    return goals.submit(database, goal, new_stages, **given)
+    return submit_row(database, goal, new_stages, **given)
 
 
 def _count(database, table):

@@ -4,7 +4,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from rows import at_once, claim, new_goal, new_stage, run, submit, submit_dag
+from rows import at_once, claim, new_goal, new_stage, run, submit, submit_dag, submit_row
 
 from loomq.ids import uuid7
 from loomq.store import goals, letters, malformed, prune, results, stages
@@ -80,9 +80,7 @@ def test_goals_that_ended_long_ago_go_with_all_that_is_theirs(database):
     assert left(database) == kept
     assert (count(database, "stages"), count(database, "idempotency_keys")) == (4, 0)
     assert pruned(database) == (0, 0, 0)
-    _, created = goals.submit(
-        database, new_goal(), [new_stage("a")], snapshot="h", body={}, known_snapshots=set(), key="k"
-    )
+    _, created = submit_row(database, new_goal(), [new_stage("a")], key="k")
     assert created
 
 
@@ -204,7 +202,7 @@ def test_a_chord_stays_while_a_part_of_it_may_still_come(database):
 
 
 def _submit_with(database, snapshot, known):
-    return goals.submit(
+    return submit_row(
         database, new_goal(), [new_stage("a")], snapshot=snapshot, body={"s": snapshot}, known_snapshots=known
     )[0]
 

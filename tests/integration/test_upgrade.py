@@ -96,7 +96,17 @@ class OldSubmit:
 
     def call(self, statement, parameters, **more):
         """Make the call that this one was then."""
-        return self._database.call(statement.replace("loomq_submit_3", "loomq_submit"), parameters, **more)
+        (one,) = json.loads(parameters["goals"])
+        bodies = json.loads(parameters["bodies"])
+        asked = {
+            "goal": json.dumps(one["goal"]),
+            "stages": json.dumps(one["stages"]),
+            "key": one["key"],
+            "hash": one["hash"],
+            "body": json.dumps(bodies[one["hash"]]) if one["hash"] in bodies else None,
+        }
+        statement = "SELECT 1, * FROM loomq_submit(%(goal)s, %(stages)s, %(key)s, %(hash)s, %(body)s)"
+        return self._database.call(statement, asked, **more)
 
 
 class OldNode:

@@ -1,4 +1,4 @@
-"""A worker process goes straight on: several ends and the next claims in one call.
+"""Fewer round trips: several ends and the next claims in one call, and many goals in one.
 
 Revision ID: 0008
 """
@@ -16,10 +16,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the function; those of before stay for nodes of that version."""
-    text = (Path(__file__).parent / "0008_turns.sql").read_text(encoding="utf-8")
-    # The driver's own cursor: the text holds colons and percent signs that are no parameters.
-    op.get_bind().exec_driver_sql(text.replace("%", "%%"))
+    """Add the functions; those of before stay for nodes of that version."""
+    here = Path(__file__).parent
+    for part in ("turns", "submit"):
+        # The driver's own cursor: the text holds colons and percent signs that are no parameters.
+        op.get_bind().exec_driver_sql((here / f"0008_{part}.sql").read_text(encoding="utf-8").replace("%", "%%"))
 
 
 def downgrade() -> None:
