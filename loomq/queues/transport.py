@@ -81,9 +81,19 @@ class _RedisChannel(_Deliveries):
     @cached_property
     def client(self) -> Any:
         """The client that fetches messages; kombu reads its replies right away."""
-        client = self._create_client(asynchronous=True)  # type: ignore[attr-defined]
+        client = self._create_client(asynchronous=True)
         client.parse_response = partial(self._checked, client.parse_response)
         return client
+
+    _plain: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """Give a client; kombu makes one for each message that it sends, which costs a fifth of sending it."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[misc]
+        if self._plain is None or self._plain.connection_pool is not self.pool:  # type: ignore[attr-defined]
+            self._plain = super()._create_client()  # type: ignore[misc]
+        return self._plain
 
     def _checked(self, parse_response: Any, connection: Any, command: str, **options: Any) -> Any:
         reply = parse_response(connection, command, **options)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import ExecStatus
 from sqlalchemy import NullPool, create_engine, event
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -26,6 +27,7 @@ _VICTIM = {"40P01", "40001"}  # deadlock, serialization failure
 _LOST = (OperationalError, InterfaceError, PoolTimeoutError)
 _BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
 _PLACE_S = 10.0
+_PREPARED_AFTER = 3  # uses of a statement
 
 
 _answer_until: ContextVar[float | None] = ContextVar("answer_until", default=None)
@@ -101,6 +103,7 @@ class Database:
         self._places = threading.BoundedSemaphore(2 * pool_size)
         self._idle: list[_Bounded] = []  # connections of ``call``, which goes past SQLAlchemy
         self._arguments: dict[str, Any] = {}
+        self._is_direct: bool | None = None
         #: Hears each statement of ``call`` with its parameters, for whoever records them.
         self.on_call: Callable[[str, Mapping[str, Any]], None] | None = None
         self._listener: tuple[int, psycopg.Connection[Any]] | None = None
@@ -219,7 +222,8 @@ class Database:
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
-                rows = cursor.fetchall() if cursor.description else []
+                result = cursor.pgresult
+                rows = cursor.fetchall() if result is not None and result.status == ExecStatus.TUPLES_OK else []
             is_whole = True
         except _BROKEN:
             raise
@@ -238,7 +242,14 @@ class Database:
             return self._idle.pop()
         except IndexError:
             url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-            return _Bounded.connect(url, autocommit=True, **self._arguments)
+            connection = _Bounded.connect(url, autocommit=True, **self._arguments)
+            if self._is_direct is None:
+                # A pooler tells another process id than the server has. Behind one a statement that was prepared may
+                # be looked for on another connection.
+                told = connection.execute("SELECT pg_backend_pid()").fetchone()
+                self._is_direct = told is not None and told[0] == connection.info.backend_pid
+            connection.prepare_threshold = _PREPARED_AFTER if self._is_direct else None
+            return connection
 
     def _give_back(self, connection: _Bounded) -> None:
         if self._pooled and len(self._idle) < self._pool_size:

@@ -38,22 +38,44 @@ def soft_deadline(timeout_s: float) -> Iterator[None]:
         yield
         return
 
-    def ring(*_: Any) -> None:
-        _shield.strike(SoftDeadline(f"interrupted after {timeout_s:g} s"))
-
-    def interrupt(*_: Any) -> None:
-        _shield.strike(LeaseLost("the goal has ended"))
-
-    before = signal.signal(signal.SIGALRM, ring)
-    unheard = signal.signal(INTERRUPTION, interrupt) if signal.getsignal(INTERRUPTION) == signal.SIG_IGN else None
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    before, unheard = _signals.take(timeout_s)
     try:
         yield
     finally:
+        _signals.leave(before, unheard)
+
+
+class _Signals:
+    """The handlers of both signals; to set and to restore them for each of many small tasks is felt."""
+
+    def __init__(self) -> None:
+        self._timeout_s = 0.0
+
+    def _ring(self, *_: Any) -> None:
+        _shield.strike(SoftDeadline(f"interrupted after {self._timeout_s:g} s"))
+
+    def _interrupt(self, *_: Any) -> None:
+        _shield.strike(LeaseLost("the goal has ended"))
+
+    def take(self, timeout_s: float) -> tuple[Any, Any]:
+        """Let a task be interrupted; gives the handlers of before."""
+        self._timeout_s = timeout_s
+        before = signal.signal(signal.SIGALRM, self._ring)
+        unheard = None
+        if signal.getsignal(INTERRUPTION) == signal.SIG_IGN:
+            unheard = signal.signal(INTERRUPTION, self._interrupt)
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        return before, unheard
+
+    def leave(self, before: Any, unheard: Any) -> None:
+        """Let nothing be interrupted any more."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if unheard is not None:
             signal.signal(INTERRUPTION, unheard)
+
+
+_signals = _Signals()
 
 
 class _Shield:
