@@ -90,7 +90,7 @@ chaos-quick: setup ## The same in three minutes
 	@$(PY) -m tests.chaos storm --goals 60 --faults 12 --seeds 2 --limited
 	@$(PY) -m tests.chaos broker-down --seconds 10 --submits 40
 	@$(PY) -m tests.chaos schedules --ticks 60 --interval 0.5 --every 5
-	@$(PY) -m pytest -q -m chaos tests/chaos/test_crash_points.py
+	@$(PY) -m pytest -q -m chaos tests/chaos/test_crash_points.py tests/chaos/test_crash_points_in_turns.py
 
 chaos-schedules: setup ## Two beats of which either is killed or stopped every 10 s: 200 due times, a goal each
 	@$(PY) -m tests.chaos schedules

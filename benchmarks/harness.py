@@ -132,6 +132,25 @@ class Servers:
         _empty(url)
         return url
 
+    def plain_redis(self, number: int) -> str:
+        """Name a Redis database as redis-py does, and empty it."""
+        url = self.redis(number)
+        path, _, rest = url.removeprefix("redis+socket://").partition("?virtual_host=")
+        return f"unix://{path}?db={rest}" if url.startswith("redis+socket") else url
+
+    def database(self, name: str, *, driver: bool = True) -> str:
+        """Make a database of another system's own, and name it.
+
+        Args:
+            driver: Whether the URL names SQLAlchemy's driver.
+        """
+        server = Database(self.given["database_url"])
+        mine = f"{server.url.database}_{name}"
+        with plain_connection(server) as admin:
+            admin.execute(f"CREATE DATABASE {mine}")
+        url = server.url.set(database=mine, drivername="postgresql+psycopg" if driver else "postgresql")
+        return url.render_as_string(hide_password=False)
+
     def pids(self) -> list[int]:
         """Name the processes of private servers."""
         if not self.is_private:

@@ -88,6 +88,10 @@ class Settings(BaseSettings):
     max_deliveries: int = Field(5, ge=1, le=100)
     window_per_slot: int = Field(8, ge=1, le=1000, description="Messages kept on a queue for each live slot.")
     window_min: int = Field(16, ge=1, le=100_000)
+    straight_on: bool = Field(
+        True,
+        description="Whether a slot goes straight on with what is ready and its node serves, without a message for it.",
+    )
     ageing_seconds: float = Field(
         60.0, ge=1, le=86_400, description="How long a task waits before it may go with the most urgent of its queue."
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,11 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from celery.exceptions import Ignore, Retry
 
 from loomq.errors import (
-    DatabaseUnavailableError,
     InlineValueError,
     LeaseLost,
     PipelineValidationError,
-    SubmitUnavailableError,
     UnknownNameError,
 )
 from loomq.ids import uuid7
@@ -26,11 +23,12 @@ from loomq.inline import inline_json
 from loomq.queues.names import HEADER, StageMessage
 from loomq.queues.task import payload_of
 from loomq.redaction import redacted, redacted_written
-from loomq.runs.faults import as_stage_error
+from loomq.runs.faults import Raised, as_stage_error, backoff_s, guarded
 from loomq.runs.gate import Gate
 from loomq.runs.journal import StageJournal
 from loomq.runs.opening import FanOut, Skip, opening
 from loomq.runs.orchestration import Orchestration
+from loomq.runs.persist import persist
 from loomq.runs.turn import Ended, Turn, Turns
 from loomq.store import openings, stages, turns
 from loomq.store.stages import Part, Place, StageKey
@@ -105,8 +103,8 @@ class Executor:
         self._silos = silos
         self._node = node
         self._turns = Turns(app, publisher, configs, served)
-        self._orchestration = Orchestration(database, app, self._persist)
-        self._gate = Gate(database, app.limiter, runtime, self._persist)
+        self._orchestration = Orchestration(database, app, persist)
+        self._gate = Gate(database, app.limiter, runtime, persist)
         self.process_lost = process_lost
         self.catch_up = configs.catch_up
         self._configs = configs
@@ -149,7 +147,7 @@ class Executor:
         request = task.request
         if getattr(request, HEADER, None) is None:
             payload = payload_of(args, kwargs)
-            message = self._persist(lambda: self._calls.adopt(task.worker, payload, request))
+            message = persist(lambda: self._calls.adopt(task.worker, payload, request))
             setattr(request, HEADER, {"call": True})
         else:
             message = StageMessage.parse(args)
@@ -157,9 +155,7 @@ class Executor:
         token, place = uuid7(), Place(self._node, os.getpid(), str(request.id))
         request.loomq_goal = key.goal_id
         slots = self._configs.limits.slots(task.worker)
-        claim = self._persist(
-            lambda: stages.claim(self._database, key, token, place, self._settings.lease_seconds, slots)
-        )
+        claim = persist(lambda: stages.claim(self._database, key, token, place, self._settings.lease_seconds, slots))
         if claim is None:
             logger.info(
                 "stage %s of goal %s is not there to claim: a duplicate, or early, or no slot is free for it",
@@ -168,7 +164,8 @@ class Executor:
             )
             raise Ignore
         self._app.limiter.learn(claim.rates)
-        turn = Turn(self._turns, claim, place, alone=claim.task_id is not None)
+        alone = claim.task_id is not None or not self._settings.straight_on
+        turn = Turn(self._turns, claim, place, alone=alone)
         with shared_watchdog():
             found = self._batch(request, turn)
             while turn.todo or turn.takes:
@@ -215,16 +212,16 @@ class Executor:
         """Run one claimed stage: gives its result, or what Celery is told of what was done instead."""
         stage, request.loomq_semaphore = None, None
         try:
-            plan = self._persist(lambda: self._plans.get(claim.snapshot))
+            plan = persist(lambda: self._plans.get(claim.snapshot))
             stage = plan.stages[claim.key.name].run_by(claim.worker, claim.tier)
             return self._run(request, turn, plan, stage, claim)
         except Ignore:
             raise
-        except _Raised as raised:
+        except Raised as raised:
             return self._failed(request, plan, stage, claim, raised.error)
         except LeaseLost as signal:
             # Meant for another stage, maybe, which this process had in hand a moment ago: then it is simply due again.
-            self._persist(lambda: stages.release(self._database, claim.key, claim.token, "interrupted"))
+            persist(lambda: stages.release(self._database, claim.key, claim.token, "interrupted"))
             logger.info("stage %s of goal %s is interrupted: %s", claim.key.name, claim.key.goal_id, signal)
             raise Ignore from signal
         except Exception as error:  # noqa: BLE001  (whatever is raised while a stage is held is that stage's failure)
@@ -239,14 +236,14 @@ class Executor:
         if isinstance(found, FanOut):
             return self._fan_out(request, turn, plan, stage, claim, found)
         if stage.opens_round:
-            self._persist(lambda: self._subgoals.open_round(plan, stage, claim))
+            persist(lambda: self._subgoals.open_round(plan, stage, claim))
             return {"stage": claim.key.name}
         if stage.pipeline is not None:
             context = self._payload(stage, claim, goal)
-            self._persist(lambda: self._subgoals.open(plan, stage, claim, context))
+            persist(lambda: self._subgoals.open(plan, stage, claim, context))
             return {"stage": claim.key.name}
         tier = self._app.router.tier(stage.worker.name, claim.tier)
-        journal = StageJournal(self._database, self._silos, self._persist, claim, tier)
+        journal = StageJournal(self._database, self._silos, persist, claim, tier)
         job = stage.job(
             self._payload(stage, claim, goal),
             tier=tier,
@@ -254,7 +251,7 @@ class Executor:
             journal=journal,
             program=self._orchestration.program(plan, stage, claim),
         )
-        grant = self._gate.enter(request, claim, job, self._guarded(lambda: self._gate.needs(job)))
+        grant = self._gate.enter(request, claim, job, guarded(lambda: self._gate.needs(job), self._runtime))
         begun = time.monotonic()
         done = self._work(job)
         self._turns.learn(claim.worker, time.monotonic() - begun)
@@ -270,28 +267,12 @@ class Executor:
         return stage.payload(goal, {**claim.inputs, "item": claim.element, "index": claim.key.item})
 
     def _work(self, job: Job) -> Done:
-        return self._guarded(lambda: self._runtime.run(job))
-
-    def _guarded(self, work: Callable[[], T]) -> T:
-        """Do what runs a worker's code, whatever that raises."""
-        try:
-            return work()
-        except LeaseLost:
-            raise
-        except (SystemExit, KeyboardInterrupt) as error:
-            # In a child of a pool it is how Celery ends it; a thread must not take its slot along.
-            if self._runtime.has_own_process:
-                raise
-            raise _Raised(RuntimeError(f"the worker's code called for the end of its process: {error!r}")) from error
-        except Exception as error:
-            raise _Raised(error) from error
-        except BaseException as error:  # asyncio's CancelledError, and what users derive so
-            raise _Raised(RuntimeError(f"{type(error).__name__}: {error}")) from error
+        return guarded(lambda: self._runtime.run(job), self._runtime)
 
     def _skip(self, request: Any, turn: Turn, plan: Plan, claim: Claim, reason: str) -> dict[str, Any]:
         carried = turn.carried(request, claim)
         room = self._sequel.room(plan, claim.key.name, carried, claim.priority)
-        outcome = self._persist(
+        outcome = persist(
             lambda: openings.skip(self._database, claim.key, claim.token, reason, room=room, carried=carried)
         )
         self._follow(request, turn, plan, claim, outcome, carried)
@@ -301,7 +282,7 @@ class Executor:
         self, request: Any, turn: Turn, plan: Plan, stage: StagePlan, claim: Claim, found: FanOut
     ) -> dict[str, Any]:
         spec = stage.spec
-        outcome = self._persist(
+        outcome = persist(
             lambda: openings.expand(
                 self._database,
                 claim.key,
@@ -332,16 +313,14 @@ class Executor:
         """Record results, and claim what the process goes on with."""
         backlog = turn.backlog()
         ends = [self._as_end(request, turn, one) for one in ended]
-        turned = self._persist(
-            lambda: turns.turn(self._database, ends, turn.place, self._settings.lease_seconds, backlog)
-        )
+        turned = persist(lambda: turns.turn(self._database, ends, turn.place, self._settings.lease_seconds, backlog))
         turn.take(request, turned.claims)
         for due in turned.due:
             self._publisher.send_due(due)
         for one, end, outcome in zip(ended, ends, turned.outcomes, strict=True):
             if outcome.verdict != "fenced":
                 for folder in {update["folder"] for update in one.done.updates if update["reason"] is None}:
-                    self._persist(partial(self._silos.settle, folder))
+                    persist(partial(self._silos.settle, folder))
             self._follow(request, turn, one.plan, one.claim, outcome, end.carried)
         for stage, has_backlog in turn.freed():
             self._sequel.freed(stage, backlog=has_backlog, light=self._turns.at_once(stage.worker.name) > 1)
@@ -391,7 +370,7 @@ class Executor:
     def _failed(self, request: Any, plan: Plan | None, stage: StagePlan | None, claim: Claim, error: Exception) -> Any:
         fault = as_stage_error(error, claim.key.name, claim.worker, claim.timeout_s)
         delay_s = max(backoff_s(stage, claim.attempt) if stage else 0.0, getattr(error, "retry_after_s", None) or 0.0)
-        outcome = self._persist(
+        outcome = persist(
             lambda: stages.fail(
                 self._database,
                 claim.key,
@@ -412,32 +391,3 @@ class Executor:
         if plan is not None:
             self._sequel.after(claim.key, plan, outcome, claim.priority)
         raise fault from error
-
-    def _persist(self, work: Callable[[], T]) -> T:
-        """Make a call until Postgres answers, however long that takes: only its holder can let a stage go.
-
-        Each call may be made twice.
-        """
-        pause = 0.05
-        while True:
-            try:
-                return work()
-            except (DatabaseUnavailableError, SubmitUnavailableError) as error:
-                logger.debug("%s", error.message)  # the node's agent says it aloud
-            time.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
-
-
-class _Raised(Exception):  # noqa: N818  (what carries an error is none)
-    """What a worker's code raised, apart from what our own calls raise."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def backoff_s(stage: StagePlan, attempt: int) -> float:
-    """Give the pause before the next attempt: exponential from ``initial`` to ``max``; jitter takes off up to half."""
-    backoff = stage.worker.retry_backoff
-    longest = min(backoff.initial * 2 ** min(attempt - 1, 64), backoff.max)
-    return random.uniform(longest / 2, longest) if backoff.jitter else longest  # noqa: S311

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loomq.errors import (
+    LeaseLost,
     LoomqError,
     PipelineStageError,
     PipelineTimeoutError,
@@ -15,6 +17,14 @@ from loomq.errors import (
 )
 from loomq.inline import storable_text
 from loomq.redaction import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loomq.runs.plan import StagePlan
+    from loomq.workers.runtime import WorkerRuntime
+
+T = TypeVar("T")
 
 
 def as_stage_error(error: Exception, stage: str, worker: str, timeout_s: float) -> PipelineStageError:
@@ -48,6 +58,43 @@ def as_stage_error(error: Exception, stage: str, worker: str, timeout_s: float) 
     )
     fault.detail = _where(error)
     return fault
+
+
+class Raised(Exception):  # noqa: N818  (what carries an error is none)
+    """What a worker's code raised, apart from what our own calls raise."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def guarded(work: Callable[[], T], runtime: WorkerRuntime) -> T:
+    """Do what runs a worker's code, whatever that raises.
+
+    Raises:
+        Raised: With what it was.
+        LeaseLost: The stage is no longer wanted.
+    """
+    try:
+        return work()
+    except LeaseLost:
+        raise
+    except (SystemExit, KeyboardInterrupt) as error:
+        # In a child of a pool it is how Celery ends it; a thread must not take its slot along.
+        if runtime.has_own_process:
+            raise
+        raise Raised(RuntimeError(f"the worker's code called for the end of its process: {error!r}")) from error
+    except Exception as error:
+        raise Raised(error) from error
+    except BaseException as error:  # asyncio's CancelledError, and what users derive so
+        raise Raised(RuntimeError(f"{type(error).__name__}: {error}")) from error
+
+
+def backoff_s(stage: StagePlan, attempt: int) -> float:
+    """Give the pause before the next attempt: exponential from ``initial`` to ``max``; jitter takes off up to half."""
+    backoff = stage.worker.retry_backoff
+    longest = min(backoff.initial * 2 ** min(attempt - 1, 64), backoff.max)
+    return random.uniform(longest / 2, longest) if backoff.jitter else longest  # noqa: S311
 
 
 def _text(error: BaseException) -> str:

@@ -410,6 +410,7 @@ def ask(port: int, path: str, password: str | None = None, *, post: bool = False
 
 
 def test_flower_needs_its_password_changes_nothing_and_sees_names_and_ids_only(shop, loomq, start_node):
+    shop.settings_given["straight_on"] = False  # a message, and so a line in Flower, for each stage
     start_node("-c", "1")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

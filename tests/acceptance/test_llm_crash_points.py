@@ -20,14 +20,14 @@ import json
 
 from loomq.knowledge import updates
 from loomq.runs import silos as runs_silos
-from loomq.store import journal, silos, stages
+from loomq.store import journal, silos, turns
 from loomq.tools.base import SyncToolProvider, call_context
 
 
 around(journal, "read")
 around(journal, "keep_call", lambda *a: f".{json.loads(a[-1])['round']}")
 around(journal, "keep_result", lambda *a: f".{a[3]}")
-around(stages, "complete")
+around(turns, "turn")
 around(silos, "apply_next")
 around(runs_silos, "apply_update")
 
@@ -82,7 +82,7 @@ def test_a_death_at_any_point_of_a_conversation_pays_for_no_round_twice_and_make
     died = died_in(project)
     kept = {f"keep_call.{when}.{number}" for when in ("before", "after") for number in range(ROUNDS)}
     results = {f"keep_result.{when}.{number}" for when in ("before", "after") for number in range(ROUNDS - 1)}
-    assert died == {"read.before", "read.after", "complete.before", "complete.after", *kept, *results, *APPLIED}
+    assert died == {"read.before", "read.after", "turn.before", "turn.after", *kept, *results, *APPLIED}
     # Only a death between an answer and its row costs a call.
     assert paid == ROUNDS * len(handles) + sum(point.startswith("keep_call.before") for point in died)
     made = Counter(line.split()[0] for line in (project.folder / "calls.txt").read_text().splitlines())

@@ -15,7 +15,7 @@ CODE = (
     DEATHS
     + """
 from loomq.runs import sequel
-from loomq.store import checkpoints, journal, openings, rounds, stages
+from loomq.store import checkpoints, journal, openings, rounds, stages, turns
 
 
 def of_step(database, key, *rest, **more):
@@ -25,10 +25,11 @@ def of_step(database, key, *rest, **more):
 around(journal, "read", of_step)
 around(journal, "keep_call", of_step)
 around(stages, "complete", of_step)
+around(turns, "turn", lambda database, ends, *rest: f".{ends[0].key.name}" if ends else "")
 around(openings, "delegate", of_step)
 around(checkpoints, "save")
 around(rounds, "let_go")
-around(sequel.Sequel, "goal_ended", lambda self, goal_id, plan: f".{plan.kind}")
+around(sequel.Sequel, "goal_ended", lambda self, goal_id, plan, **more: f".{plan.kind}")
 """
 )
 ORCHESTRATOR = """
@@ -66,7 +67,10 @@ def test_a_death_at_any_step_gives_the_same_answer_and_pays_each_call_once(proje
     project.settings_given |= {"max_deliveries": 100, "lease_seconds": 2}
     kept = {f"{name}.{when}.{step}" for name in ("keep_call", "read") for when in ("before", "after") for step in STEPS}
     ends = {
-        f"complete.{when}.{name}" for when in ("before", "after") for name in (*STEPS, "tasks_1", "tasks_2", *TASKS)
+        f"{call}.{when}.{name}"
+        for when in ("before", "after")
+        for call, names in (("turn", (*STEPS, *TASKS)), ("complete", ("tasks_1", "tasks_2")))
+        for name in names
     }
     once = ("delegate", ".tasks_1"), ("delegate", ".tasks_2"), ("save", ""), ("let_go", "")
     once += ("goal_ended", ".round"), ("goal_ended", ".orchestrator")

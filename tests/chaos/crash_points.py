@@ -118,20 +118,29 @@ class Points:
         self.reached("work.after", job.stage)
         return done
 
-    def complete(self, original, database, key, *args, **options):
-        last_for = database.call(
-            "SELECT c.name FROM stages s JOIN stages c ON c.goal_id = s.goal_id AND c.name = ANY (s.children)"
-            " WHERE s.goal_id = %(goal)s AND s.name = %(name)s AND c.waits_for = 1",
-            key.parameters(),
-        )
-        self.reached("join.before", *(row[0] for row in last_for))
-        outcome = original(database, key, *args, **options)
-        if outcome.verdict == "accepted":
-            self.reached("complete.after", key.name)
-            self.reached("join.after", *outcome.published, *outcome.held)
-        if outcome.goal_ended:
-            self.reached("finish.after", key.name)
-        return outcome
+    def stage(self, original, executor, request, turn, claim):
+        self.process.stage, self.process.key = claim.key.name, claim.key
+        return original(executor, request, turn, claim)
+
+    def turn(self, original, database, ends, *args):
+        for end in ends:
+            last_for = database.call(
+                "SELECT c.name FROM stages s JOIN stages c ON c.goal_id = s.goal_id AND c.name = ANY (s.children)"
+                " WHERE s.goal_id = %(goal)s AND s.name = %(name)s AND c.waits_for = 1",
+                end.key.parameters(),
+            )
+            self.reached("join.before", *(row[0] for row in last_for))
+            self.reached("claim.before", *(name for name, _ in end.next))
+        found = original(database, ends, *args)
+        for end, outcome in zip(ends, found.outcomes, strict=True):
+            mine = [claim.key.name for claim in found.claims if claim.key.goal_id == end.key.goal_id]
+            if outcome.verdict == "accepted":
+                self.reached("complete.after", end.key.name)
+                self.reached("join.after", *outcome.published, *outcome.held, *mine)
+            if outcome.goal_ended:
+                self.reached("finish.after", end.key.name)
+        self.reached("claim.after", *(claim.key.name for claim in found.claims))
+        return found
 
     def fail(self, original, database, key, *args, **options):
         self.reached("fail.before", key.name)
@@ -172,12 +181,13 @@ class Points:
 
     # Submissions
 
-    def write_goal(self, original, database, goal, new_stages, **options):
-        process, roots = self.process, [stage.name for stage in new_stages if not stage.waits_for]
+    def write_goal(self, original, database, submissions, **options):
+        (one,) = submissions
+        process, roots = self.process, [stage.name for stage in one.stages if not stage.waits_for]
         if process.stage is None:
-            process.roots, process.sent = roots, process.sent if goal.task_id else 0
+            process.roots, process.sent = roots, process.sent if one.goal.task_id else 0
         self.reached("submit.before_write", *roots)
-        found = original(database, goal, new_stages, **options)
+        found = original(database, submissions, **options)
         self.reached("submit.after_write", *roots)
         return found
 
@@ -253,7 +263,7 @@ def install() -> None:
     from loomq.runs.execute import Executor
     from loomq.runs.publish import Publisher
     from loomq.runs.submit import Submitter
-    from loomq.store import backlog, goals, letters, nodes, stages
+    from loomq.store import backlog, goals, letters, nodes, stages, turns
 
     node._CHECK_S = 0.1
     sweep._EMPTY_FOR_S = sweep._STALE_S = sweep._OVERTAKEN_S = 0.5
@@ -262,7 +272,8 @@ def install() -> None:
     for owner, name, stand_in in (
         (stages, "claim", points.claim),
         (Executor, "_work", points.work),
-        (stages, "complete", points.complete),
+        (Executor, "_stage", points.stage),
+        (turns, "turn", points.turn),
         (stages, "fail", points.fail),
         (StageTask, "_send", points.send),
         (goals, "mark_followed", points.mark_followed),

@@ -63,9 +63,10 @@ SUBMIT_POINTS = {
 REPLAY_POINTS = dict.fromkeys(("replay.before", "replay.after", "replay.after_take_ready", "replay.after_send"), EVERY)
 
 
-def stock(project):
-    """Write the shapes, and let every process of the project meet the points."""
+def stock(project, *, straight_on=False):
+    """Write the shapes, and let every process of the project meet the points; each stage is a message of its own."""
     shapes.write(project)
+    project.settings_given["straight_on"] = straight_on
     folder = Folder(project.folder / "crash")
     folder.plan({})
     project.settings_given |= {"max_deliveries": 100, "lease_seconds": 2, "sweep_seconds": 0.1}

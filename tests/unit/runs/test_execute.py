@@ -13,9 +13,10 @@ from loomq.queues.app import LoomCelery
 from loomq.queues.limits import Limits
 from loomq.queues.names import HEADER, STAGE_GROUP, StageMessage
 from loomq.queues.routing import Router
-from loomq.runs.execute import backoff_s, carried_by
+from loomq.runs.faults import backoff_s
 from loomq.runs.publish import Publisher
 from loomq.runs.snapshot import parse, snapshot_of_pipeline
+from loomq.runs.turn import carried_by
 from loomq.settings import Settings
 from loomq.store.engine import Database
 from loomq.workers.spec import WorkerSpec
