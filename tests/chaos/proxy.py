@@ -14,14 +14,6 @@ from pathlib import Path
 
 _CALLS = (b"loomq_submit", b"loomq_claim", b"loomq_complete", b"loomq_turn", b"loomq_fail", b"loomq_take")
 _WRITES = (*_CALLS, b"UPDATE stages")
-    b"loomq_submit",
-    b"loomq_claim",
-    b"loomq_complete",
-    b"loomq_turn",
-    b"loomq_fail",
-    b"loomq_take",
-    b"UPDATE stages",
-)
 _CHUNK = 1 << 16
 
 
