@@ -95,8 +95,13 @@ chaos-quick: setup ## The same in three minutes
 chaos-schedules: setup ## Two beats of which either is killed or stopped every 10 s: 200 due times, a goal each
 	@$(PY) -m tests.chaos schedules
 
-bench-quick: setup ## Compare with raw Celery, in a minute
-	@$(PY) -m benchmarks.quick
+bench: setup ## Compare with raw Celery and other systems, and measure what has to stay flat: half an hour
+	@$(PY) -m benchmarks.compare
+	@$(PY) -m benchmarks.compare --flush-ms 2 --systems loomq celery_redis
+	@$(PY) -m benchmarks.growth
+
+bench-quick: setup ## Compare with raw Celery, in two minutes: a table, and a JSON line a figure
+	@$(PY) -m benchmarks.compare --quick
 
 bench-pipelines: setup ## Measure makespan, messages and a for_each over 10,000 items: a JSON line a DAG
 	@$(PY) -m benchmarks.pipelines
@@ -125,4 +130,4 @@ clean: ## Remove what was built and cached; data and .tools stay
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup demo dev flower test test-unit test-wheel test-newer check lint format types floors spelling \
-    chaos chaos-quick chaos-schedules bench-quick bench-pipelines bench-limits bench-llm bench-sweeper lock clean
+    chaos chaos-quick chaos-schedules bench bench-quick bench-pipelines bench-limits bench-llm bench-sweeper lock clean

@@ -107,7 +107,10 @@ def waiting(*, quick: bool) -> Iterator[dict[str, Any]]:
         base = None
         for count in (1_000, 10_000) if quick else (1_000, 10_000, 100_000):
             system.hold()
-            goals = ({"instruction": "", "pipeline": "noop", "priority": "low", "context": {"run": None}} for _ in range(count))
+            goals = (
+                {"instruction": "", "pipeline": "noop", "priority": "low", "context": {"run": None}}
+                for _ in range(count)
+            )
             submit_goals(goals, loom=system.loom)
             runs = bench.runs(1000)
             system.hand_in_many("noop", runs)

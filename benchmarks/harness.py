@@ -20,10 +20,8 @@ from uuid import uuid4
 import psycopg
 from kombu import Connection
 
-from benchmarks import raw_app
 from loomq import __version__
 from loomq.embedded import client as embedded
-from loomq.loom import Loom
 from loomq.processes import die_with_parent
 from loomq.settings import Settings
 from loomq.store import migrate
@@ -35,41 +33,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PROJECT = Path(__file__).parent / "project"
 SLOTS = 2
-COSTS = {
-    "fsync_ms": "flush of 8 kB where the data is",
-    "commit_ms": "commit of one row",
-    "select_ms": "round trip to Postgres (SELECT 1)",
-    "ping_ms": "round trip to the broker (PING)",
-}
-_LOOMQ_BROKER, _RAW_BROKER, _RAW_RESULTS = 13, 14, 15  # Redis databases that the tests leave alone
+_LOOMQ_BROKER = 13  # Redis databases that the tests leave alone: 10 to 15
 _PAGE = b"\0" * 8192  # as much as Postgres flushes for a small commit
 _STOP_S = 10.0
 _PREFORK = ("-P", "prefork", "-c", str(SLOTS))
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where both systems are at work.
-
-    Args:
-        folder: Holds the logs and, unless servers were given, their data.
-        has_private_database: Whether the database's disk is that of ``folder``.
-    """
-
-    folder: Path
-    loom: Loom
-    has_private_database: bool
-    nodes: tuple[Node, Node]
-
-    def check(self) -> None:
-        """Find out whether the worker nodes still run.
-
-        Raises:
-            RuntimeError: One has ended; the error quotes its log.
-        """
-        for node in self.nodes:
-            if node.process.poll() is not None:
-                raise RuntimeError(f"{node.log.name}: the worker node ended\n{node.log.read_text()[-3000:]}")
 
 
 class Node:
@@ -151,6 +118,13 @@ class Servers:
         url = server.url.set(database=mine, drivername="postgresql+psycopg" if driver else "postgresql")
         return url.render_as_string(hide_password=False)
 
+    def slow_down(self, flush_ms: float) -> None:
+        """Let each commit of loomq's database wait for so much longer before it flushes."""
+        server = Database(self.given["database_url"])
+        with plain_connection(server) as admin:
+            admin.execute(f"ALTER DATABASE {server.url.database} SET commit_delay = {round(flush_ms * 1000)}")
+            admin.execute(f"ALTER DATABASE {server.url.database} SET commit_siblings = 0")
+
     def pids(self) -> list[int]:
         """Name the processes of private servers."""
         if not self.is_private:
@@ -187,27 +161,6 @@ def open_servers() -> Iterator[Servers]:
 def _empty(broker_url: str) -> None:
     with Connection(broker_url) as connection:
         connection.default_channel.client.flushdb()
-
-
-@contextmanager
-def open_site() -> Iterator[Site]:
-    """Set up a worker node of each system, over the same servers."""
-    with ExitStack() as stack:
-        servers = stack.enter_context(open_servers())
-        folder, given, is_private = servers.folder, servers.given, servers.is_private
-        raw_urls = tuple(_redis_database(servers.broker_server, number) for number in (_RAW_BROKER, _RAW_RESULTS))
-        for url in raw_urls:
-            _empty(url)
-        raw_app.connect(*raw_urls)
-        stack.callback(raw_app.disconnect)
-        loom = Loom(Settings.load(**given))
-        stack.callback(loom.close)
-        nodes = loomq_node(folder, given), _raw_node(folder, *raw_urls)
-        for node in nodes:
-            stack.callback(node.stop)
-        for node in nodes:
-            stack.callback(node.process.terminate)
-        yield Site(folder, loom, is_private, nodes)
 
 
 @contextmanager
@@ -259,11 +212,6 @@ def loomq_node(
     return Node(folder / "loomq.log", "-A", "loomq", cwd=given["project"], environment=around, pool=pool)
 
 
-def _raw_node(folder: Path, broker_url: str, result_url: str) -> Node:
-    app = ["-A", "benchmarks.raw_app", "-b", broker_url, "--result-backend", result_url]
-    return Node(folder / "raw.log", *app, cwd=ROOT, environment=environment())
-
-
 def environment() -> dict[str, str]:
     """Give this process's environment without what would change either system."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("LOOMQ_", "CELERY_"))}
@@ -274,11 +222,6 @@ def timed_ms(work: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     work()
     return (time.perf_counter() - begun) * 1000
-
-
-def p95(samples: list[float]) -> float:
-    """Give the 95th percentile; of a few samples, the largest."""
-    return statistics.quantiles(samples, n=20, method="inclusive")[-1] if len(samples) > 20 else max(samples)
 
 
 def surroundings(servers: Servers, tries: int = 50) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 
-from dbos import DBOS, Queue
+from dbos import DBOS
 
 from benchmarks import work
 from benchmarks.baselines.protocol import serve
@@ -16,7 +16,6 @@ DBOS(
         "log_level": "ERROR",
     }
 )
-queue = Queue("bench", worker_concurrency=int(os.environ.get("BENCH_SLOTS", "2")))
 
 
 @DBOS.step()

@@ -8,7 +8,7 @@ from taskiq_redis import ListQueueBroker
 from benchmarks import work
 from benchmarks.baselines.protocol import serve
 
-broker = ListQueueBroker(os.environ["BENCH_REDIS"])
+broker = ListQueueBroker(os.environ["BENCH_REDIS"], socket_timeout=None)
 
 
 @broker.task

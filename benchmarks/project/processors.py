@@ -15,10 +15,3 @@ class Step(SyncProcessingBackend):
 
     def process_sync(self, payload: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         return {"output": {"n": payload["n"] + 1}}
-
-
-class Join(SyncProcessingBackend):
-    """Add up both sides."""
-
-    def process_sync(self, payload: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        return {"output": {"n": payload["left"] + payload["right"]}}

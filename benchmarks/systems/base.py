@@ -22,6 +22,8 @@ class System(ABC):
     name: ClassVar[str]
     #: Which kinds of work it has, of those below.
     kinds: ClassVar[frozenset[str]] = frozenset({"diamond", "fan", "chain", "noop"})
+    #: Which part of a round's work it is given, if it would take too long otherwise.
+    share: ClassVar[float] = 1.0
     node: Node | None = None
 
     @abstractmethod

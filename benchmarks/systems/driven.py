@@ -155,12 +155,14 @@ class Taskiq(Driven):
 
 
 class Dbos(Driven):
-    """DBOS over Postgres."""
+    """DBOS over Postgres; it works where it is handed work, so that nothing can be made to wait for it."""
 
     name = "dbos"
+    kinds: ClassVar[frozenset[str]] = frozenset({"diamond", "fan", "chain"})
 
 
 class LangGraph(Driven):
     """LangGraph with its Postgres checkpointer."""
 
     name = "langgraph"
+    kinds: ClassVar[frozenset[str]] = frozenset({"diamond", "fan", "chain"})

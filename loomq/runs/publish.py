@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 _SERVED_KNOWN_FOR_S = 2.0
 _FIRSTS_EVERY_S = 0.02
 _LENGTHS_KNOWN_FOR_S = 0.02
+_TOP_UP_EVERY_S = 0.01
 _SHARE_OF_THE_OLD = 1 / 8
 _AGAIN_S = 1.0
 _PLANS_KEPT = 256
@@ -72,6 +73,7 @@ class Publisher:
         self._served: dict[str, nodes.Served] = {}
         self._served_read_at = float("-inf")
         self._firsts_at: dict[str, float] = {}
+        self._topped_at: dict[str, float] = {}
         self._lengths_at: dict[str, tuple[float, dict[int | None, int]]] = {}
         self._alone: dict[int, tuple[Plan, object, object, frozenset[str]]] = {}
 
@@ -186,6 +188,12 @@ class Publisher:
         if share is not None:
             return self.feed(share, (worker, tier)).sent
         queue, route = self._app.router.queue(worker, tier), (worker, tier)
+        if at_least > 1:
+            # Asked for at each end of a stage: of a hundred threads that end at once one does it for all.
+            now = time.monotonic()
+            if now - self._topped_at.get(queue, 0.0) < _TOP_UP_EVERY_S:
+                return 0
+            self._topped_at[queue] = now
         try:
             counts = self.counts(queue, self._app.broker.lengths([queue])[queue], route)
         except BrokerUnavailableError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loomq.errors import BrokerUnavailableError
 from loomq.ids import uuid7
@@ -34,6 +34,18 @@ _BATCH_S = 0.01  # of work between two calls to the database
 _MOST = 64
 _SEEN = 2  # runs before anything is known of a worker
 _FADES = 0.97
+_SHARE = 0.1  # of the last run in the mean
+
+
+class _Known(NamedTuple):
+    """What is known of a worker: how often it has run here, and how long it took."""
+
+    runs: int
+    slowest_s: float
+    mean_s: float
+
+
+_NOTHING = _Known(0, 0.0, 0.0)
 
 
 class Turns:
@@ -50,19 +62,20 @@ class Turns:
         self._publisher = publisher
         self._configs = configs
         self._served = served
-        self._slowest: dict[str, tuple[int, float]] = {}
+        self._known: dict[str, _Known] = {}
 
     def learn(self, worker: str, took_s: float) -> None:
         """Note how long a worker's task took; what was slow once counts for a while."""
-        count, slowest = self._slowest.get(worker, (0, 0.0))
-        self._slowest[worker] = (count + 1, max(took_s, slowest * _FADES))
+        before = self._known.get(worker, _NOTHING)
+        mean = took_s if before.runs == 0 else before.mean_s + _SHARE * (took_s - before.mean_s)
+        self._known[worker] = _Known(before.runs + 1, max(took_s, before.slowest_s * _FADES), mean)
 
     def at_once(self, worker: str) -> int:
         """Say how many tasks of a worker a process takes at a time: one, unless they take next to nothing."""
-        count, slowest = self._slowest.get(worker, (0, 0.0))
-        if count < _SEEN or slowest > _LIGHT_S:
+        known = self._known.get(worker, _NOTHING)
+        if known.runs < _SEEN or known.slowest_s > _LIGHT_S:
             return 1
-        return max(1, min(_MOST, int(_BATCH_S / max(slowest, 1e-6))))
+        return max(1, min(_MOST, int(_BATCH_S / max(known.mean_s, 1e-6))))
 
     def may_take(self, worker: str, tier: str) -> bool:
         """Say whether this node serves a route, and nothing limits it."""

@@ -30,30 +30,27 @@ def test_bench_limits_measures_what_was_granted_and_finds_nothing_over_it(server
     assert {"rate_ms", "worker_and_tier_rate_ms", "slots_ms", "claim_ms"} <= cost.keys()
 
 
-def test_bench_quick_compares_both_systems_on_the_same_work(server_urls):
+def test_the_comparison_does_the_same_work_with_both_systems(server_urls):
     database, broker = server_urls
     given = {**os.environ, "LOOMQ_TEST_DATABASE_URL": database, "LOOMQ_TEST_BROKER_URL": broker}
-    counts = ["--diamonds", "2", "--chains", "1", "--bursts", "1", "--burst", "5"]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.quick", "--json", *counts],
+        [sys.executable, "-m", "benchmarks.compare", "--quick", "--rounds", "1"],
         cwd=ROOT,
         env=given,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-
-    found = {line["benchmark"]: line for line in map(json.loads, done.stdout.splitlines())}
-    assert list(found) == ["diamond", "chain_of_50", "burst"]
-    for line in found.values():
-        assert {"loomq_ms", "raw_ms", "ratio", "fsync_ms", "commit_ms", "cpus", "versions"} <= line.keys()
-        assert line["versions"]["celery"].startswith("5.7")
-    # Each result was compared with what the work gives before it was counted.
-    assert {name: (line["loomq_results"], line["raw_results"]) for name, line in found.items()} == {
-        "diamond": (2, 2),
-        "chain_of_50": (1, 1),
-        "burst": (5, 5),
+    machine, *lines = map(json.loads, done.stdout.splitlines())
+    assert {"commit_ms", "cpus", "versions", "flush_ms_added"} <= machine["machine"].keys()
+    figures = {line["figure"] for line in lines}
+    assert {
+        "diamond_latency", "diamond_rate", "fanout_latency", "chain_latency", "diamond_cpu", "noop_rate", "submit_rate"
+    } <= figures  # fmt: skip
+    assert {(line["figure"], line["system"]) for line in lines} == {
+        (figure, system) for figure in figures for system in ("loomq", "celery_redis")
     }
+    assert all(line["median"] > 0 and line["baseline"] == "celery_redis" for line in lines)
