@@ -224,6 +224,11 @@ def timed_ms(work: Callable[[], Any]) -> float:
     return (time.perf_counter() - begun) * 1000
 
 
+def p95(samples: list[float]) -> float:
+    """Give the 95th percentile; of a few samples, the largest."""
+    return statistics.quantiles(samples, n=20, method="inclusive")[-1] if len(samples) > 20 else max(samples)
+
+
 def surroundings(servers: Servers, tries: int = 50) -> dict[str, Any]:
     """Measure what the machine and its servers cost by themselves: medians in milliseconds, and versions."""
 

@@ -147,13 +147,6 @@ class Dramatiq(Driven):
     kinds: ClassVar[frozenset[str]] = frozenset({"noop", "chain"})
 
 
-class Taskiq(Driven):
-    """taskiq over Redis."""
-
-    name = "taskiq"
-    kinds: ClassVar[frozenset[str]] = frozenset({"noop"})
-
-
 class Dbos(Driven):
     """DBOS over Postgres; it works where it is handed work, so that nothing can be made to wait for it."""
 

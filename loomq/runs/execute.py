@@ -196,16 +196,17 @@ class Executor:
                 ended.append(found)
             elif claim is turn.own:
                 told = found
+        # In one order: others may be ending stages of the same goals.
+        ended.sort(key=lambda one: (one.claim.key.goal_id, one.claim.key.name, one.claim.key.item))
         outcomes = self._end(request, turn, ended) if ended or not todo else []
+        for stage, has_backlog in turn.freed():
+            self._sequel.freed(stage, backlog=has_backlog, light=self._turns.at_once(stage.worker.name) > 1)
         for one, outcome in zip(ended, outcomes, strict=True):
             if one.claim is turn.own:
                 if outcome.verdict == "fenced":
                     raise Ignore
-                told = (
-                    one.done.output
-                    if one.claim.task_id
-                    else {"stage": one.claim.key.name, "goal_ended": outcome.goal_ended}
-                )
+                ended_so = {"stage": one.claim.key.name, "goal_ended": outcome.goal_ended}
+                told = one.done.output if one.claim.task_id else ended_so
         return told
 
     def _stage(self, request: Any, turn: Turn, claim: Claim) -> Any:
@@ -253,8 +254,10 @@ class Executor:
         )
         grant = self._gate.enter(request, claim, job, guarded(lambda: self._gate.needs(job), self._runtime))
         begun = time.monotonic()
-        done = self._work(job)
-        self._turns.learn(claim.worker, time.monotonic() - begun)
+        try:
+            done = self._work(job)
+        finally:
+            self._turns.learn(claim.worker, time.monotonic() - begun)
         self._gate.settle(grant, done)
         done, text = self._inline(done, stage)
         return Ended(plan, stage, claim, done, text)
@@ -276,6 +279,8 @@ class Executor:
             lambda: openings.skip(self._database, claim.key, claim.token, reason, room=room, carried=carried)
         )
         self._follow(request, turn, plan, claim, outcome, carried)
+        if outcome.verdict == "fenced":
+            raise Ignore
         return {"stage": claim.key.name, "skipped": reason}
 
     def _fan_out(
@@ -295,6 +300,8 @@ class Executor:
             )
         )
         self._follow(request, turn, plan, claim, outcome, ())
+        if outcome.verdict == "fenced":
+            raise Ignore
         return {"stage": claim.key.name, "items": len(found.elements)}
 
     def _inline(self, done: Done, stage: StagePlan) -> tuple[Done, str]:
@@ -322,8 +329,6 @@ class Executor:
                 for folder in {update["folder"] for update in one.done.updates if update["reason"] is None}:
                     persist(partial(self._silos.settle, folder))
             self._follow(request, turn, one.plan, one.claim, outcome, end.carried)
-        for stage, has_backlog in turn.freed():
-            self._sequel.freed(stage, backlog=has_backlog, light=self._turns.at_once(stage.worker.name) > 1)
         return list(turned.outcomes)
 
     def _as_end(self, request: Any, turn: Turn, one: Ended) -> End:

@@ -172,12 +172,15 @@ class Sequel:
             backlog: Whether work of the stage's own queue waits.
             light: Whether slots take much of it at a time by themselves.
         """
-        for route in {(one.worker.name, one.tier) for one in (stage, stage.other or stage)}:
-            share = self._publisher.share_of(*route)
-            if share is not None:
-                self._publisher.feed(share, route)
-            elif backlog:
-                self._publisher.top_up(*route, at_least=self._settings.window_min // 2, light=light)
+        try:
+            for route in {(one.worker.name, one.tier) for one in (stage, stage.other or stage)}:
+                share = self._publisher.share_of(*route)
+                if share is not None:
+                    self._publisher.feed(share, route)
+                elif backlog:
+                    self._publisher.top_up(*route, at_least=self._settings.window_min // 2, light=light)
+        except EnvironmentNotReadyError as error:
+            logger.warning("%s; who waits for the place of stage %s is left to the sweeper", error.message, stage.name)
 
     def _top_up(self, plan: Plan, names: Iterable[str], *, limited: bool = False) -> None:
         """Send stages that wait for room on their queues.
