@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -26,6 +27,11 @@ from loomq.settings import Settings
 from loomq.store import migrate
 from loomq.store.engine import Database, sqlalchemy_url
 from loomq.testing import wait_until
+
+
+# How long an example takes is the machine's business, and nobody's failure.
+hypothesis.settings.register_profile("loomq", deadline=None)
+hypothesis.settings.load_profile("loomq")
 
 
 def pytest_configure(config: pytest.Config) -> None:
