@@ -28,7 +28,6 @@ from loomq.store import migrate
 from loomq.store.engine import Database, sqlalchemy_url
 from loomq.testing import wait_until
 
-
 # How long an example takes is the machine's business, and nobody's failure.
 hypothesis.settings.register_profile("loomq", deadline=None)
 hypothesis.settings.load_profile("loomq")
