@@ -48,7 +48,7 @@ def find(loom: Loom, text: str, *, known: bool = False) -> str:
     if len(near) == 1:
         return near[0]
     if near:
-        raise UnknownNameError(f'"{text}" may be {listed(sorted(near))}', hint="give the whole name")
+        raise UnknownNameError(f'"{text}" may be {listed(near)}', hint="give the whole name")
     hint = suggest(text, entries) or "list them: loomq schedule list"
     raise UnknownNameError(f'no schedule is called "{text}"', hint=hint)
 
@@ -70,6 +70,11 @@ class _Seen:
     def read(cls, loom: Loom) -> _Seen:
         now, rows = schedules.seen(loom.database)
         return cls(now, rows, entries_of(loom.catalog))
+
+    def by_beat(self, key: str) -> bool:
+        """Whether beat goes by what the files say of this schedule."""
+        row = self.rows.get(key)
+        return row is not None and row.is_live and row.timing == self.entries[key].timing
 
 
 def survey(loom: Loom, *, runs: int = 1, times: int = 1) -> list[ScheduleView]:
@@ -249,8 +254,7 @@ def _clock(seen: _Seen, key: str) -> Clock:
 def _fires(seen: _Seen, key: str) -> bool:
     row = seen.rows.get(key)
     entry = seen.entries[key].entry
-    is_known = row is not None and row.is_live and row.timing == seen.entries[key].timing
-    if not is_known and entry.meaning.cron is None:
+    if not seen.by_beat(key) and entry.meaning.cron is None:
         return False  # it begins when beat sees it
     return entry.enabled and (row is None or row.paused_at is None)
 
@@ -265,13 +269,12 @@ def _after_now(seen: _Seen, key: str) -> Iterator[datetime]:
 
 def _view(seen: _Seen, key: str, last: list[tuple[Run, dict[str, int]]], times: int) -> ScheduleView:
     entry, row = seen.entries[key], seen.rows.get(key)
-    is_known = row is not None and row.is_live and row.timing == entry.timing
     if not entry.entry.enabled:
         state = "disabled"
     elif row is not None and row.paused_at is not None:
         state = "paused"
     else:
-        state = "on" if is_known else "new"
+        state = "on" if seen.by_beat(key) else "new"
     late = None
     if row is not None and state == "on":
         timing = entry.when(row.anchor, lambda: seen.now - _LATE)

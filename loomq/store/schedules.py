@@ -160,14 +160,7 @@ def decide(
         " ON CONFLICT DO NOTHING RETURNING key),"
         " moved AS (UPDATE schedules s SET handled_until = %(due)s FROM served WHERE s.key = served.key)"
         " SELECT count(*) FROM run",
-        {
-            "key": key,
-            "due": due_at,
-            "state": state,
-            "reason": reason,
-            "dispatch": json.dumps(dispatch),
-            "items": None if items is None else json.dumps(items),
-        },
+        _decision(key, due_at, state, reason, dispatch, items),
     )
     return bool(rows[0][0])
 
@@ -199,18 +192,27 @@ def order(
         " is_open = excluded.is_open, held_until = excluded.held_until,"
         " decided_at = clock_timestamp(), ended_at = excluded.ended_at WHERE r.state IN ('skipped', 'failed')"
         f" RETURNING {_RUN}",
-        {
-            "key": key,
-            "due": due_at,
-            "cause": cause,
-            "state": state,
-            "reason": reason,
-            "dispatch": json.dumps(dispatch),
-            "items": None if items is None else json.dumps(items),
-            "held": _HELD_S,
-        },
+        {**_decision(key, due_at, state, reason, dispatch, items), "cause": cause, "held": _HELD_S},
     )
     return _run(rows[0]) if rows else None
+
+
+def _decision(
+    key: str,
+    due_at: datetime,
+    state: str,
+    reason: str | None,
+    dispatch: Mapping[str, Any],
+    items: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Any]:
+    return {
+        "key": key,
+        "due": due_at,
+        "state": state,
+        "reason": reason,
+        "dispatch": json.dumps(dispatch),
+        "items": None if items is None else json.dumps(items),
+    }
 
 
 def unfinished(database: Database) -> list[Run]:
