@@ -79,7 +79,8 @@ class Database:
         prepare: Called before a process's first connection, and again after a lost one: starts embedded services.
         pooled: False closes each connection after its use, for a process that will fork.
         connect_timeout_s: How long one attempt to connect may take; at least 2 s, which is libpq's least.
-        pool_size: Connections kept open; as many again may be opened under load.
+        pool_size: Connections that SQLAlchemy keeps open; as many again may be opened under load. ``call`` has up to twice
+            as many of its own and keeps them: to open one costs more than most calls.
     """
 
     def __init__(
@@ -252,7 +253,7 @@ class Database:
             return connection
 
     def _give_back(self, connection: _Bounded) -> None:
-        if self._pooled and len(self._idle) < self._pool_size:
+        if self._pooled and len(self._idle) < 2 * self._pool_size:
             self._idle.append(connection)
         else:
             connection.close()

@@ -139,7 +139,7 @@ def submit(
     bodies = {one.snapshot: one.body for one in submissions}
     new = {name: body for name, body in bodies.items() if name not in known_snapshots}
     parameters = {"goals": json.dumps([one.to_json() for one in submissions]), "bodies": json.dumps(new)}
-    statement = "SELECT * FROM loomq_submit_4(%(goals)s, %(bodies)s) ORDER BY nr"
+    statement = "SELECT * FROM loomq_submit_5(%(goals)s, %(bodies)s) ORDER BY nr"
     rows = database.call(statement, parameters, within_s=_SUBMIT_WITHIN_S)
     if rows[0][1] == "spec_missing":
         parameters["bodies"] = json.dumps(bodies)

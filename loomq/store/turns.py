@@ -130,24 +130,40 @@ class Turned:
         outcomes: One an end, in order; stages that were claimed are not among their ``published`` and ``held``.
         claims: What the process goes on with.
         due: Raw calls that were taken and must be sent: only Celery's own message can bring them.
+        is_leaving: Whether the node takes nothing more, so that nothing was claimed.
     """
 
     outcomes: tuple[Outcome, ...]
     claims: tuple[Claim, ...]
     due: tuple[Due, ...]
+    is_leaving: bool = False
 
 
 def turn(
-    database: Database, ends: Sequence[End], place: Place, lease_s: float, backlog: Backlog | None = None
+    database: Database,
+    ends: Sequence[End],
+    place: Place,
+    lease_s: float,
+    backlog: Backlog | None = None,
+    pulled: Sequence[tuple[StageKey, UUID]] = (),
 ) -> Turned:
     """End stages, and claim what the process goes on with; may be made again with the same tokens.
 
     A node that is leaving is given nothing.
+
+    Args:
+        pulled: Stages whose messages the process has taken from its queues, with the tokens to claim them by.
     """
     rows = database.call(
-        "SELECT loomq_turn(%(done)s, %(backlog)s, %(node)s, %(pid)s, %(message)s, %(lease)s)",
+        "SELECT loomq_turn_2(%(done)s, %(pulled)s, %(backlog)s, %(node)s, %(pid)s, %(message)s, %(lease)s)",
         {
             "done": f"[{', '.join(end.to_json() for end in ends)}]",
+            "pulled": json.dumps(
+                [
+                    {"goal": str(key.goal_id), "name": key.name, "item": key.item, "token": str(token)}
+                    for key, token in pulled
+                ]
+            ),
             "backlog": backlog.to_json() if backlog else None,
             "node": place.node,
             "pid": place.pid,
@@ -157,7 +173,8 @@ def turn(
     )
     found = rows[0][0]
     due = [Due(StageKey(UUID(goal), name, item), *rest) for goal, name, item, *rest in found["due"]]
-    return Turned(tuple(map(Outcome.of, found["done"])), tuple(map(_claim, found["claims"])), tuple(due))
+    outcomes, claims = map(Outcome.of, found["done"]), map(_claim, found["claims"])
+    return Turned(tuple(outcomes), tuple(claims), tuple(due), not found["lives"])
 
 
 def _claim(row: dict[str, Any]) -> Claim:
