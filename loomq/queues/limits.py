@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.time import rate as per_second
-from redis.exceptions import NoScriptError
 
 from loomq.config import HIGHEST_RATE, RATE_PATTERN
 from loomq.errors import BrokerUnavailableError
 from loomq.queues.routing import Router
+from loomq.queues.scripts import Script
 from loomq.queues.spec import TierLimit
 
 if TYPE_CHECKING:
@@ -24,8 +22,8 @@ if TYPE_CHECKING:
 
     from loomq.queues.broker import Broker
 
-_SCRIPT = Path(__file__).with_name("buckets.lua").read_text(encoding="utf-8")
-_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+#: Take from buckets, or look at them; all that it changes it changes at once.
+BUCKETS = Script("buckets.lua")
 _PREFIX = "{loomq-limit}:"  # one hash tag: a cluster keeps all buckets of a call on one server
 _MICROSECONDS = 1_000_000
 _MINUTE_S = 60
@@ -323,15 +321,7 @@ class Limiter:
         for bucket, cost in zip(buckets, costs, strict=True):
             arguments += [f"{_MICROSECONDS / bucket.per_s:.6f}", f"{bucket.size:.0f}", cost]
         keys = [bucket.key for bucket in buckets]
-        return self._broker.run(lambda producer: run_script(producer.channel.client, keys, arguments))
-
-
-def run_script(client: Any, keys: Sequence[str], arguments: Sequence[Any]) -> list[int]:
-    """Run the buckets' script by its hash, which a restarted server has to be told anew."""
-    try:
-        return list(client.evalsha(_SHA, len(keys), *keys, *arguments))
-    except NoScriptError:
-        return list(client.eval(_SCRIPT, len(keys), *keys, *arguments))
+        return self._broker.run(lambda producer: BUCKETS.run(producer.channel.client, keys, arguments))
 
 
 def _of_rate(name: str, told: str, rate: str | None, burst: int | None) -> Bucket | None:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import Ignore, Retry
 
-from loomq.errors import (
-    InlineValueError,
-    LeaseLost,
-    PipelineValidationError,
-    UnknownNameError,
-)
+from loomq.errors import LeaseLost, UnknownNameError
 from loomq.ids import uuid7
-from loomq.inline import inline_json
 from loomq.queues.names import HEADER, StageMessage
 from loomq.queues.task import payload_of
-from loomq.redaction import redacted, redacted_written
+from loomq.redaction import redacted
 from loomq.runs.faults import Raised, as_stage_error, backoff_s, guarded
 from loomq.runs.gate import Gate
 from loomq.runs.journal import StageJournal
 from loomq.runs.opening import FanOut, Skip, opening
 from loomq.runs.orchestration import Orchestration
 from loomq.runs.persist import persist
+from loomq.runs.result import kept
 from loomq.runs.turn import Ended, Turn, Turns
 from loomq.store import openings, stages, turns
 from loomq.store.stages import Part, Place, StageKey
@@ -167,11 +161,20 @@ class Executor:
         alone = claim.task_id is not None or not self._settings.straight_on
         turn = Turn(self._turns, claim, place, alone=alone)
         with shared_watchdog():
-            found = self._batch(request, turn)
-            while turn.todo or turn.takes:
-                self.catch_up()
-                self._batch(request, turn)
+            try:
+                found = self._batch(request, turn)
+                while turn.more():
+                    self.catch_up()
+                    self._batch(request, turn)
+            finally:
+                self._hand_back(turn)
         return found
+
+    def _hand_back(self, turn: Turn) -> None:
+        """Let others have what was claimed and not run, since something unforeseen has ended the turn."""
+        for claim in turn.left:
+            logger.info("stage %s of goal %s is handed back", claim.key.name, claim.key.goal_id)
+            stages.release(self._database, claim.key, claim.token, "interrupted")
 
     def _batch(self, request: Any, turn: Turn) -> Any:
         """Run what a turn has to do now, end it in one call, and learn what comes next.
@@ -179,7 +182,7 @@ class Executor:
         Returns:
             What Celery is told, if the message's own stage is among it; then it also raises as ``execute`` does.
         """
-        todo, turn.todo = turn.todo, []
+        todo = turn.begin()
         ended: list[Ended] = []
         told = None
         for claim in todo:
@@ -194,7 +197,9 @@ class Executor:
                 continue
             if isinstance(found, Ended):
                 ended.append(found)
-            elif claim is turn.own:
+                continue
+            turn.leave(claim)
+            if claim is turn.own:
                 told = found
         # In one order: others may be ending stages of the same goals.
         ended.sort(key=lambda one: (one.claim.key.goal_id, one.claim.key.name, one.claim.key.item))
@@ -259,7 +264,7 @@ class Executor:
         finally:
             self._turns.learn(claim.worker, time.monotonic() - begun)
         self._gate.settle(grant, done)
-        done, text = self._inline(done, stage)
+        done, text = kept(done, stage.name, self._settings)
         return Ended(plan, stage, claim, done, text)
 
     def _payload(self, stage: StagePlan, claim: Claim, goal: dict[str, Any]) -> dict[str, Any]:
@@ -304,23 +309,18 @@ class Executor:
             raise Ignore
         return {"stage": claim.key.name, "items": len(found.elements)}
 
-    def _inline(self, done: Done, stage: StagePlan) -> tuple[Done, str]:
-        """Write the output as the JSON text that is kept, and show what is kept to whoever comes next."""
-        try:
-            text = inline_json(
-                done.output, what=f"the output of stage {stage.name}", limit_bytes=self._settings.max_inline_bytes
-            )
-        except InlineValueError as error:
-            done.reject()
-            raise PipelineValidationError(error.message, stage=stage.name, hint=error.hint) from error
-        shown = redacted_written(text) if self._settings.redact_outputs else text
-        return (done if shown is text else replace(done, output=json.loads(shown))), shown
-
     def _end(self, request: Any, turn: Turn, ended: list[Ended]) -> list[Outcome]:
         """Record results, and claim what the process goes on with."""
-        backlog = turn.backlog()
+        turn.look(request, ended)
+        backlog, pulled, lease_s = turn.backlog(), turn.pulled, self._settings.lease_seconds
         ends = [self._as_end(request, turn, one) for one in ended]
-        turned = persist(lambda: turns.turn(self._database, ends, turn.place, self._settings.lease_seconds, backlog))
+        try:
+            turned = persist(lambda: turns.turn(self._database, ends, turn.place, lease_s, backlog, pulled))
+        except BaseException:
+            turn.put_back()
+            raise
+        if turned.is_leaving:
+            turn.put_back()
         turn.take(request, turned.claims)
         for due in turned.due:
             self._publisher.send_due(due)
@@ -334,7 +334,7 @@ class Executor:
     def _as_end(self, request: Any, turn: Turn, one: Ended) -> End:
         claim, done = one.claim, one.done
         carried = turn.carried(request, claim)
-        below = turn.children(one.plan, one.stage, claim)
+        below = turn.children(one)
         others = [name for name in one.plan.graph.children[claim.key.name] if name not in carried]
         most = turn.most(below)
         alone = len(below) == len(others) <= most  # then none of them needs a place on a queue

@@ -1,19 +1,26 @@
-"""What a goal gives: what its ``output`` selects of its stages' results, or all that an orchestrator's tasks gave."""
+"""What a stage gives as it is kept, and what a goal gives: what its ``output`` selects, or what all tasks gave."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from loomq.errors import InlineValueError, PipelineValidationError
+from loomq.inline import inline_json
 from loomq.orchestrator.outline import SYNTHESIS
 from loomq.orchestrator.synthesize import merged
+from loomq.redaction import redacted_written
 from loomq.runs.orchestration import history
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from loomq.runs.plan import Plan
+    from loomq.settings import Settings
     from loomq.store.engine import Database
+    from loomq.workers.runtime import Done
 
 
 def result_of(database: Database, plan: Plan, goal: Mapping[str, Any], finished: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,3 +41,18 @@ def result_of(database: Database, plan: Plan, goal: Mapping[str, Any], finished:
     if plan.output is None:
         return {name: finished[name]["output"] for name in plan.stages if name in finished}
     return plan.output.apply(goal, finished)
+
+
+def kept(done: Done, stage: str, settings: Settings) -> tuple[Done, str]:
+    """Write a stage's output as the JSON text that is kept, and show what is kept to whoever comes next.
+
+    Raises:
+        PipelineValidationError: It is not JSON, or too large.
+    """
+    try:
+        text = inline_json(done.output, what=f"the output of stage {stage}", limit_bytes=settings.max_inline_bytes)
+    except InlineValueError as error:
+        done.reject()
+        raise PipelineValidationError(error.message, stage=stage, hint=error.hint) from error
+    shown = redacted_written(text) if settings.redact_outputs else text
+    return (done if shown is text else replace(done, output=json.loads(shown))), shown

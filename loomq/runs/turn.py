@@ -1,9 +1,9 @@
-"""A slot's turn: with one message in hand it goes straight on with what is ready, for a moment, without the broker.
+"""A slot's turn: with one message in hand it goes straight on with what is ready, without Celery's hop.
 
-The broker's hop costs several times what a small stage takes. So a process that has ended a stage claims the next one
-in the same call, if its own node serves that queue and no limit is asked: a child that has become ready, or what waits
-for the same worker. Workers that take next to nothing are taken several at a time. A turn is short; if others wait when
-it is over, the slot goes back to the broker, which knows who is most urgent.
+The hop costs several times what a small stage takes. So a process that has ended a stage claims the next one in the
+same call, if its own node serves that queue and no limit is asked: a child that has become ready, or what waits for the
+same worker. Workers that take next to nothing are taken several at a time. After a moment, or where there is nothing to
+go on with, the slot fetches what is next in turn on the node's queues.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loomq.errors import BrokerUnavailableError
 from loomq.ids import uuid7
+from loomq.queues.fetch import NOTHING, Fetched, Fetcher
 from loomq.queues.names import HEADER
 from loomq.store.backlog import URGENCIES
 from loomq.store.turns import Backlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from uuid import UUID
 
     from loomq.configs import Configs
     from loomq.queues.app import LoomCelery
     from loomq.runs.plan import Plan, StagePlan
     from loomq.runs.publish import Publisher
-    from loomq.store.stages import Claim, Outcome, Place
+    from loomq.store.stages import Claim, Outcome, Place, StageKey
     from loomq.workers.runtime import Done
 
 TURN_S = 0.05
+_LONGEST_S = 5.0  # then Celery sees that its task has ended
 _LIGHT_S = 0.003  # what takes longer is run one at a time
 _BATCH_S = 0.01  # of work between two calls to the database
 _MOST = 64
@@ -62,6 +65,8 @@ class Turns:
         self._publisher = publisher
         self._configs = configs
         self._served = served
+        self._fetcher = Fetcher(app.broker) if app.is_redis else None
+        self._lanes: tuple[tuple[frozenset[str], object, object] | None, dict[str, str | None]] = (None, {})
         self._known: dict[str, _Known] = {}
 
     def learn(self, worker: str, took_s: float) -> None:
@@ -100,14 +105,43 @@ class Turns:
             and self.may_take(child.worker.name, child.tier)
         ]
 
-    def wait(self, worker: str, tier: str) -> bool:
-        """Say whether anything waits on a route's queue, or on any of the node's if that is cheap to ask."""
-        served = self._served() if self._app.is_redis else ()
+    @property
+    def fetches(self) -> bool:
+        """Whether slots can take from the queues by themselves."""
+        return self._fetcher is not None
+
+    def fetch(self, worker: str, tier: str) -> Fetched:
+        """Take what is next in turn on the node's queues; on RabbitMQ only say whether anything waits for a route."""
+        if self._fetcher is not None:
+            lanes = self._open_lanes()
+            return self._fetcher.fetch({name: self.at_once(worker) if worker else 0 for name, worker in lanes.items()})
+        queue = self._app.router.queue(worker, tier)
         try:
-            lengths = self._app.broker.lengths(sorted({self._app.router.queue(worker, tier), *served}))
+            return Fetched(is_stopped=any(self._app.broker.lengths([queue])[queue].values()))
         except BrokerUnavailableError:
-            return False
-        return any(sum(found.values()) for found in lengths.values())
+            return NOTHING
+
+    def _open_lanes(self) -> dict[str, str | None]:
+        """Name the worker of each of the node's queues; ``None`` where only Celery may take."""
+        limiter = self._app.limiter
+        seen = (self._served(), self._configs.project, limiter.rates)
+        known = self._lanes[0]
+        if known is None or known[0] != seen[0] or known[1] is not seen[1] or known[2] is not seen[2]:
+            found: dict[str, str | None] = dict.fromkeys(sorted(seen[0]))
+            for worker, tier in self._app.router.routes_in_use:
+                queue = self._app.router.queue(worker, tier)
+                if queue in found and self.may_take(worker, tier):
+                    found[queue] = worker
+            self._lanes = (seen, found)
+        return self._lanes[1]
+
+    def put_back(self, fetched: Fetched) -> None:
+        """Let others have what was taken and not claimed."""
+        try:
+            if self._fetcher is not None:
+                self._fetcher.put_back(fetched)
+        except BrokerUnavailableError as error:
+            self._publisher.not_sent(list(fetched.keys), error)
 
     def backlog(self, worker: str, tier: str, limit: int) -> Backlog | None:
         """Ask for what waits for a route; not for what is less urgent than what the broker holds for it.
@@ -157,32 +191,82 @@ class Turn:
         self.todo: list[Claim] = [own]
         #: The claim that the rest of the message's chain follows.
         self.carrier: Claim | None = own
+        self._in_hand: list[Claim] = []
         self._turns = turns
         self._until = time.monotonic() + TURN_S
+        self._ends_at = time.monotonic() + _LONGEST_S
         self._is_over = alone
+        self._is_dry = False  # nothing was on the queues a moment ago
+        self._fetched = NOTHING
+        #: What was fetched and has to be claimed, with tokens.
+        self.pulled: list[tuple[StageKey, UUID]] = []
         self._wanted: tuple[str, str] | None = None
         self._freed: dict[tuple[str, str], tuple[StagePlan, bool]] = {}
 
-    def _may_go_on(self, worker: str, tier: str) -> bool:
-        """Say whether there is time for more: in a turn always, after it if nobody waits."""
-        if self._is_over:
-            return False
-        if time.monotonic() >= self._until:
-            if self._turns.wait(worker, tier):
-                self._is_over = True
-                return False
-            self._until = time.monotonic() + TURN_S
-        return True
+    def begin(self) -> list[Claim]:
+        """Give what there is to do."""
+        self._in_hand, self.todo = self.todo, []
+        return self._in_hand
+
+    def leave(self, claim: Claim) -> None:
+        """Hear that a claim is done with: what comes of it is not this turn's business."""
+        self._in_hand = [one for one in self._in_hand if one is not claim]
+
+    @property
+    def left(self) -> list[Claim]:
+        """What is claimed besides the message's own stage and neither ended nor failed."""
+        return [claim for claim in (*self._in_hand, *self.todo) if claim is not self.own]
+
+    def more(self) -> bool:
+        """Say whether there is anything to do; if nothing is in hand, after a look at the queues."""
+        is_idle = not self.todo and not self.takes
+        if is_idle and self._turns.fetches and not self._is_over and not self._is_dry and not self._is_late:
+            self._fetch(self.own.worker, self.own.tier)
+        return bool(self.todo or self.takes or self._fetched.keys)
+
+    @property
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._ends_at
+
+    def look(self, request: Any, ended: Sequence[Ended]) -> None:
+        """Fetch what is next before stages are ended: if it is others' turn, or these leave nothing to go on with."""
+        if self._is_over or self._fetched.keys:
+            return
+        now, (worker, tier) = time.monotonic(), self._wanted or (self.own.worker, self.own.tier)
+        if self._is_late:
+            self._is_over = True
+        elif now >= self._until:
+            self._fetch(worker, tier)
+            self._until = now + TURN_S
+        elif self._turns.fetches and not self.takes and not any(map(self._children, ended)):
+            self._fetch(worker, tier)
+        if self._fetched.keys:  # what the message in hand would have sent when it is done with is sent now
+            request.chain = request.chord = None
+            self.carrier = None
+
+    def _fetch(self, worker: str, tier: str) -> None:
+        self._fetched = self._turns.fetch(worker, tier)
+        self.pulled = [(key, uuid7()) for key in self._fetched.keys]
+        self._is_over |= self._fetched.is_stopped
+        self._is_dry = not self._fetched.keys
+
+    def put_back(self) -> None:
+        """Let others have what was fetched, since it is not claimed; the turn is over."""
+        fetched, self._fetched, self.pulled = self._fetched, NOTHING, []
+        self._is_over = True
+        if fetched.keys:
+            self._turns.put_back(fetched)
 
     def carried(self, request: Any, claim: Claim) -> tuple[str, ...]:
         """Name the children of a stage that the message in hand publishes by itself."""
         return carried_by(request) if claim is self.carrier else ()
 
-    def children(self, plan: Plan, stage: StagePlan, claim: Claim) -> list[StagePlan]:
+    def children(self, one: Ended) -> list[StagePlan]:
         """List the children of a stage to go on with."""
-        if not plan.graph.children[claim.key.name] or not self._may_go_on(claim.worker, claim.tier):
-            return []
-        return self._turns.children(plan, stage)
+        return [] if self._is_over or self._fetched.keys else self._children(one)
+
+    def _children(self, one: Ended) -> list[StagePlan]:
+        return self._turns.children(one.plan, one.stage) if one.plan.graph.children[one.claim.key.name] else []
 
     def most(self, stages: Sequence[StagePlan]) -> int:
         """Say how many of some stages to go on with: one, and all if they take next to nothing; others run the rest."""
@@ -206,7 +290,7 @@ class Turn:
     @property
     def takes(self) -> bool:
         """Whether to take what waits for a route."""
-        return self._wanted is not None and self._may_go_on(*self._wanted)
+        return self._wanted is not None and not self._is_over and not self._fetched.keys
 
     def backlog(self) -> Backlog | None:
         """Ask for what waits, if there is time for it."""
@@ -218,6 +302,9 @@ class Turn:
     def take(self, request: Any, claims: Sequence[Claim]) -> None:
         """Go on with claims; one that the message would have published is taken out of it."""
         self.todo += claims
+        self._in_hand = []
+        self._fetched, self.pulled = NOTHING, []
+        self._is_dry &= not claims
         if self.carrier is None:
             return
         for name in carried_by(request):
@@ -235,6 +322,7 @@ class Turn:
 
     def drop(self, request: Any, claim: Claim) -> None:
         """Hear that a claim has led to no result: if the rest of the message followed it, nothing does now."""
+        self.leave(claim)
         if claim is self.carrier:
             request.chain = request.chord = None
             self.carrier = None

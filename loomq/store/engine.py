@@ -79,8 +79,8 @@ class Database:
         prepare: Called before a process's first connection, and again after a lost one: starts embedded services.
         pooled: False closes each connection after its use, for a process that will fork.
         connect_timeout_s: How long one attempt to connect may take; at least 2 s, which is libpq's least.
-        pool_size: Connections that SQLAlchemy keeps open; as many again may be opened under load. ``call`` has up to twice
-            as many of its own and keeps them: to open one costs more than most calls.
+        pool_size: Connections that SQLAlchemy keeps open; as many again may be opened under load. ``call`` has up to
+            twice as many of its own and keeps them: to open one costs more than most calls.
     """
 
     def __init__(

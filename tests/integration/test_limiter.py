@@ -18,7 +18,7 @@ from rows import at_once
 from loomq.embedded.binaries import redis_server
 from loomq.embedded.paths import Account
 from loomq.errors import BrokerUnavailableError
-from loomq.queues.limits import Bucket, Limiter, Limits, WorkerLimit, run_script
+from loomq.queues.limits import BUCKETS, Bucket, Limiter, Limits, WorkerLimit
 from loomq.queues.routing import Router
 from loomq.queues.spec import TierLimit
 from loomq.testing import wait_until
@@ -45,7 +45,7 @@ def _limiter(loom, *, workers=(), **tiers):
 def _at(client, op, now_us, bucket, cost=1):
     """Run the script at a given time."""
     arguments = [op, f"{now_us:.0f}", f"{1_000_000 / bucket.per_s:.6f}", f"{bucket.size:g}", cost]
-    return run_script(client, [bucket.key], arguments)
+    return BUCKETS.run(client, [bucket.key], arguments)
 
 
 # Judged by another limiter

@@ -1,4 +1,4 @@
-"""Fewer statements for a plain goal, no CHECKs on the tables that every stage writes, and slots that fetch by themselves.
+"""Fewer statements for a plain goal, no CHECKs on what every stage writes, and slots that fetch by themselves.
 
 Revision ID: 0009
 """
