@@ -74,6 +74,7 @@ class Publisher:
         self._served_read_at = float("-inf")
         self._firsts_at: dict[str, float] = {}
         self._topped_at: dict[str, float] = {}
+        self._topping: set[str] = set()
         self._lengths_at: dict[str, tuple[float, dict[int | None, int]]] = {}
         self._alone: dict[int, tuple[Plan, object, object, frozenset[str]]] = {}
 
@@ -187,13 +188,20 @@ class Publisher:
         share = self.share_of(worker, tier)
         if share is not None:
             return self.feed(share, (worker, tier)).sent
-        queue, route = self._app.router.queue(worker, tier), (worker, tier)
-        if at_least > 1:
-            # Asked for at each end of a stage: of a hundred threads that end at once one does it for all.
-            now = time.monotonic()
-            if now - self._topped_at.get(queue, 0.0) < _TOP_UP_EVERY_S:
-                return 0
-            self._topped_at[queue] = now
+        queue = self._app.router.queue(worker, tier)
+        if at_least == 1:
+            return self._top_up(queue, (worker, tier), at_least, light=light)
+        # Asked for at each end of a stage: of a hundred threads that end at once one does it for all.
+        if queue in self._topping or time.monotonic() - self._topped_at.get(queue, 0.0) < _TOP_UP_EVERY_S:
+            return 0
+        self._topping.add(queue)
+        try:
+            return self._top_up(queue, (worker, tier), at_least, light=light)
+        finally:
+            self._topping.discard(queue)
+            self._topped_at[queue] = time.monotonic()
+
+    def _top_up(self, queue: str, route: Route, at_least: int, *, light: bool) -> int:
         try:
             counts = self.counts(queue, self._app.broker.lengths([queue])[queue], route)
         except BrokerUnavailableError:

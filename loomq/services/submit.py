@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from loomq.services.inspect import StageView
 
 _POLL_S = 1.0
+_AWAITED_S = 10.0
+_HELD_S = 0.05  # somebody has the goal's row in hand, as whoever ends it does
 
 
 @lru_cache(maxsize=1)
@@ -190,8 +192,12 @@ class GoalHandle:
         until = None if timeout is None else time.monotonic() + timeout
         about_us = f"{self.goal_id} "
         with self._loom.database.listen("loomq_ended", self._loom.settings.listen_url) as listener:
-            while not inspect.has_ended(self._loom, self.goal_id):
-                left = every_s if until is None else min(every_s, until - time.monotonic())
+            while True:
+                has_ended, is_asked = inspect.await_end(self._loom, self.goal_id, max(_AWAITED_S, 2 * every_s))
+                if has_ended:
+                    return
+                soon_s = every_s if is_asked else min(every_s, _HELD_S)
+                left = soon_s if until is None else min(soon_s, until - time.monotonic())
                 if left <= 0:
                     raise WaitTimeoutError(
                         f"goal {self.goal_id} has not ended within {timeout:g} s; it goes on",

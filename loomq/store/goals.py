@@ -214,6 +214,20 @@ def state_of(database: Database, goal_id: UUID) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
+def await_end(database: Database, goal_id: UUID, within_s: float) -> tuple[str | None, bool]:
+    """Ask to be notified of a goal's end, on ``loomq_ended``.
+
+    Args:
+        within_s: For how long.
+
+    Returns:
+        Its state, ``None`` if there is no such goal; and whether it was asked: not if it has ended, nor while somebody
+        holds it.
+    """
+    rows = database.call("SELECT * FROM loomq_await(%(goal)s, %(within)s)", {"goal": goal_id, "within": within_s})
+    return tuple(rows[0])
+
+
 def get(database: Database, goal_id: UUID) -> Row[Any] | None:
     """Read one goal's row."""
     with database.reading() as connection:

@@ -74,6 +74,7 @@ goals = Table(
     Column("rerun_of", Uuid),
     Column("is_newer", Boolean, nullable=False),
     moment("watched_until"),
+    moment("awaited_until"),
     postgresql_partition_by="RANGE (id)",
 )
 Index(

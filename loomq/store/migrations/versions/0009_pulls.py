@@ -18,7 +18,7 @@ depends_on = None
 def upgrade() -> None:
     """Add the functions; those of before stay for nodes of that version."""
     here = Path(__file__).parent
-    for part in ("checks", "submit", "turns"):
+    for part in ("checks", "submit", "take", "goals", "turns"):
         # The driver's own cursor: the text holds colons and percent signs that are no parameters.
         op.get_bind().exec_driver_sql((here / f"0009_{part}.sql").read_text(encoding="utf-8").replace("%", "%%"))
 
