@@ -10,11 +10,12 @@ _VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
 
 
 def uuid7() -> UUID:
-    """Make a new id: 48 bits of milliseconds since 1970, then 74 random bits.
+    """Make a new id: 48 bits of milliseconds since 1970, 12 bits of fractions of one, 62 random (RFC 9562, 6.2, method 3).
 
-    The standard library has ``uuid.uuid7`` from Python 3.14 on; this one serves the versions before it.
+    So what a process makes one after another sorts in that order, which turns over goals go by. The standard library
+    has ``uuid.uuid7`` from Python 3.14 on; this one serves the versions before it.
     """
-    milliseconds = time.time_ns() // 1_000_000
-    noise = int.from_bytes(os.urandom(10), "big")
-    high, low = noise >> 68, noise & ((1 << 62) - 1)
-    return UUID(int=(milliseconds << 80) | _VERSION_AND_VARIANT | (high << 64) | low)
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    noise = int.from_bytes(os.urandom(8), "big") >> 2
+    fraction = (nanoseconds << 12) // 1_000_000
+    return UUID(int=(milliseconds << 80) | _VERSION_AND_VARIANT | (fraction << 64) | noise)

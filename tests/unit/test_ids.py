@@ -30,7 +30,15 @@ def test_ids_of_later_milliseconds_sort_later(monkeypatch):
     assert [one.int >> 80 for one in made] == list(range(1_700_000_000_000, 1_700_000_002_000))
 
 
-def test_ids_of_one_millisecond_differ_in_all_their_random_bits(monkeypatch):
+def test_ids_of_one_millisecond_sort_by_its_fractions(monkeypatch):
+    clock = iter(range(1_700_000_000_000_000_000, 1_700_000_000_001_000_000, 250))
+    monkeypatch.setattr("loomq.ids.time.time_ns", lambda: next(clock))
+    made = [uuid7() for _ in range(4000)]
+    assert made == sorted(made)
+    assert {one.int >> 80 for one in made} == {1_700_000_000_000}
+
+
+def test_ids_of_one_moment_differ_in_all_their_random_bits(monkeypatch):
     monkeypatch.setattr("loomq.ids.time.time_ns", lambda: 1_700_000_000_000_000_000)
     made = [uuid7().int for _ in range(2000)]
     assert len(set(made)) == 2000
@@ -38,7 +46,7 @@ def test_ids_of_one_millisecond_differ_in_all_their_random_bits(monkeypatch):
     for number in made:
         ones |= number
         zeros |= ~number
-    random_bits = (0xFFF << 64) | ((1 << 62) - 1)
+    random_bits = (1 << 62) - 1
     assert ones & zeros & ((1 << 128) - 1) == random_bits
 
 
