@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from rows import PLACE, alter, at_once, claim, complete, heard, new_stage, row, run, states_of, submit, submit_dag
 
+from loomq.ids import uuid7
 from loomq.store import goals, stages
 from loomq.store.engine import Database
 from loomq.testing import wait_until
@@ -68,6 +69,7 @@ def test_two_joins_over_the_same_parents_never_wait_for_each_other(crowd):
 def _fence(database):
     """End another goal, so that whatever was said before has been heard when that is."""
     goal_id = submit(database, new_stage("fence"))
+    assert goals.await_end(database, goal_id, 10) == ("open", True)
     run(database, goal_id, "fence")
     return f"{goal_id} "
 
@@ -86,6 +88,7 @@ def test_leaves_that_complete_at_once_end_the_goal_exactly_once_and_say_so(crowd
 
 def test_a_failed_goal_is_announced(crowd):
     goal_id = submit(crowd, new_stage("a"), new_stage("b"))
+    goals.await_end(crowd, goal_id, 10)
     first, second = claim(crowd, goal_id, "a"), claim(crowd, goal_id, "b")
     with crowd.listen("loomq_ended") as listener:
         stages.fail(crowd, first.key, first.token, error=ERROR, retryable=False)
@@ -96,6 +99,7 @@ def test_a_failed_goal_is_announced(crowd):
 
 def test_nothing_is_announced_before_the_goal_ends(crowd):
     goal_id = submit_dag(crowd, {"a": (), "b": ("a",)})
+    goals.await_end(crowd, goal_id, 10)
     with crowd.listen("loomq_ended") as listener:
         claimed = claim(crowd, goal_id, "a")
         stages.fail(crowd, claimed.key, claimed.token, error=ERROR, retryable=True)
@@ -103,6 +107,43 @@ def test_nothing_is_announced_before_the_goal_ends(crowd):
         fence = _fence(crowd)
         run(crowd, goal_id, "b")
         assert heard(listener, last=str(goal_id)) == [fence, f"{goal_id} "]
+
+
+def test_an_end_that_nobody_waits_for_is_not_announced(crowd):
+    goal_id, missed = submit(crowd, new_stage("a")), submit(crowd, new_stage("a"))
+    goals.await_end(crowd, missed, 0)
+    with crowd.listen("loomq_ended") as listener:
+        run(crowd, goal_id, "a")
+        run(crowd, missed, "a")
+        fence = _fence(crowd)
+        assert heard(listener, last=fence) == [fence]
+
+
+def test_whoever_waits_is_told_how_the_goal_is_and_whether_its_end_will_be_announced(crowd):
+    goal_id = submit(crowd, new_stage("a"))
+    assert goals.await_end(crowd, goal_id, 10) == ("open", True)
+    written = "SELECT xmin::text FROM goals WHERE id = %(goal)s"
+    before = crowd.call(written, {"goal": goal_id})
+    assert goals.await_end(crowd, goal_id, 10) == ("open", True)
+    assert crowd.call(written, {"goal": goal_id}) == before, "it was asked a moment ago"
+    with crowd.begin() as other:
+        other.exec_driver_sql("SELECT 1 FROM goals WHERE id = %(goal)s FOR UPDATE", {"goal": goal_id})
+        assert goals.await_end(crowd, goal_id, 100) == ("open", False), "who holds it may be ending it"
+    run(crowd, goal_id, "a")
+    assert goals.await_end(crowd, goal_id, 10)[0] == "done"
+    assert goals.await_end(crowd, uuid7(), 10)[0] is None
+
+
+def test_no_end_is_missed_by_those_who_ask_while_it_comes(crowd):
+    for _ in range(40):
+        goal_id = submit(crowd, new_stage("a"))
+        claimed = claim(crowd, goal_id, "a")
+        with crowd.listen("loomq_ended") as listener:
+            (state, is_asked), _ = at_once(
+                lambda g=goal_id: goals.await_end(crowd, g, 10), lambda c=claimed: complete(crowd, c)
+            )
+            if state == "open" and is_asked:
+                assert heard(listener, last=str(goal_id))
 
 
 def test_a_goal_that_fails_while_its_other_stages_complete_ends_without_a_deadlock(crowd):

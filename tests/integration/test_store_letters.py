@@ -59,6 +59,7 @@ def test_a_replayed_stage_begins_anew_and_keeps_its_history(database):
     assert (written.history[2]["by"], written.history[2]["edited"]) == ("ann@host", False)
     assert (goal.state, goal.error, goal.ended_at) == ("open", None, None)
     assert listed(database) == []
+    goals.await_end(database, goal_id, 10)
     with database.listen("loomq_ended") as listener:
         assert run(database, goal_id, "a").goal_ended
         heard(listener, last=str(goal_id))
