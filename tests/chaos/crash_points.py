@@ -122,7 +122,10 @@ class Points:
         self.process.stage, self.process.key = claim.key.name, claim.key
         return original(executor, request, turn, claim)
 
-    def turn(self, original, database, ends, *args):
+    def turn(self, original, database, ends, place, lease_s, backlog, pulled):
+        fetched = [key.name for key, _ in pulled]
+        self.reached("fetch.after", *fetched)
+        self.reached("claim.before", *fetched)
         for end in ends:
             last_for = database.call(
                 "SELECT c.name FROM stages s JOIN stages c ON c.goal_id = s.goal_id AND c.name = ANY (s.children)"
@@ -131,7 +134,7 @@ class Points:
             )
             self.reached("join.before", *(row[0] for row in last_for))
             self.reached("claim.before", *(name for name, _ in end.next))
-        found = original(database, ends, *args)
+        found = original(database, ends, place, lease_s, backlog, pulled)
         for end, outcome in zip(ends, found.outcomes, strict=True):
             mine = [claim.key.name for claim in found.claims if claim.key.goal_id == end.key.goal_id]
             if outcome.verdict == "accepted":

@@ -3,12 +3,15 @@
 import pytest
 from chaos import test_crash_points
 from chaos.test_crash_points import NODE, WORKER_POINTS, town
+from shapes import PARENTS, ROOTS
 
 __all__ = ["NODE", "town"]
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 #: A stage that follows in the same slot is never published.
 POINTS = {point: stages for point, stages in WORKER_POINTS.items() if not point.startswith("publish.")}
+#: What a slot has taken from its queue and not claimed yet is on no queue and in nobody's hand.
+POINTS["fetch.after"] = {name for shape in PARENTS.values() for name in shape} & ROOTS
 
 
 def stock(project):

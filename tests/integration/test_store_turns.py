@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from rows import at_once, new_stage, states_of, submit, submit_dag
+from rows import at_once, new_stage, row, states_of, submit, submit_dag
 
 from loomq.ids import uuid7
 from loomq.store import goals, nodes, results, stages, turns
@@ -183,6 +183,50 @@ def test_a_part_of_a_chord_and_notes_are_kept(database, place):
     row = database.call("SELECT notes, token_usage, processing_time_ms FROM stages", {})[0]
     assert tuple(row) == ({"why": "so"}, {"prompt_tokens": 3}, 0)
     assert database.call("SELECT count(*) FROM chord_parts", {}) == [(1,)]
+
+
+def test_what_was_fetched_is_claimed_in_the_same_call_as_ends(database, place):
+    mine, theirs = submit(database, new_stage("a")), submit(database, new_stage("x", state="published"))
+    pulled = [(StageKey(theirs, "x"), uuid7())]
+    found = turns.turn(database, [end(claimed(database, place, mine, "a"))], place, 15, pulled=pulled)
+    assert found.outcomes[0].goal_ended
+    assert [(claim.key, claim.token) for claim in found.claims] == pulled
+    written = row(database, theirs, "x")
+    assert (written.state, written.node, written.pid, written.message_id, written.deliveries) == (
+        "claimed",
+        place.node,
+        place.pid,
+        place.message_id,
+        1,
+    )
+    again = turns.turn(database, [], place, 15, pulled=pulled)
+    assert [claim.token for claim in again.claims] == [pulled[0][1]], "the same call, whose first answer was lost"
+    assert row(database, theirs, "x").deliveries == 1
+
+
+def test_a_fetched_message_that_came_twice_or_late_claims_nothing(database, place):
+    taken, paused, over = (submit(database, new_stage("a")) for _ in range(3))
+    claimed(database, place, taken, "a")
+    goals.pause(database, paused)
+    goals.end(database, over, "cancelled", {})
+    pulled = [(StageKey(goal, "a"), uuid7()) for goal in (taken, paused, over, uuid7())]
+    found = turns.turn(database, [], place, 15, pulled=pulled)
+    assert (found.claims, found.is_leaving) == ((), False)
+    assert states_of(database, paused) == {"a": "ready"}
+
+
+def test_a_node_that_is_leaving_claims_nothing_of_what_it_fetched(database, place):
+    goal = submit(database, new_stage("a", state="published"))
+    database.call("DELETE FROM nodes", {})
+    found = turns.turn(database, [], place, 15, pulled=[(StageKey(goal, "a"), uuid7())])
+    assert (found.claims, found.is_leaving) == ((), True)
+    assert states_of(database, goal) == {"a": "published"}
+
+
+def test_what_was_fetched_and_what_waits_are_claimed_side_by_side(database, place):
+    fetched, waiting = submit(database, new_stage("a", state="published")), submit(database, new_stage("a"))
+    found = turns.turn(database, [], place, 15, backlog(3), [(StageKey(fetched, "a"), uuid7())])
+    assert [claim.key.goal_id for claim in found.claims] == [fetched, waiting]
 
 
 def test_an_end_waits_for_the_disk_though_claims_do_not(database, place):

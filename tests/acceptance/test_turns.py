@@ -1,0 +1,149 @@
+"""What a slot goes on with when its stage has ended: whoever is next on the queues, by the rules of the queues."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from loomq.queues.names import task_name
+from loomq.services.submit import submit_goal, submit_task
+from loomq.testing import wait_until
+
+#: Longer than a turn, so that it is others' turn after each.
+SLOW = 'time.sleep(0.06)\nreturn {"output": {"pid": os.getpid(), "at": time.time()}}'
+HOLDING = """
+Path(payload["started"]).touch()
+while Path(payload["hold"]).exists():
+    time.sleep(0.01)
+return {"output": {}}
+"""
+
+
+@pytest.fixture
+def shop(project):
+    project.worker("slow", SLOW)
+    project.worker("holding", HOLDING)
+    project.worker("rare", SLOW, max_concurrent=1)
+    project.pipeline(
+        "chain",
+        "\n".join(
+            f"- {{name: {name}, worker_type: slow, depends_on: [{above}]}}"
+            for name, above in (("a", ""), ("b", "a"), ("c", "b"))
+        ),
+    )
+    return project
+
+
+@pytest.fixture
+def held(shop, loom, start_node):
+    """A node whose one slot is busy; gives the node, and a function that lets the slot go."""
+    if not loom.app.is_redis:
+        pytest.skip("slots take from the queues of a Redis only")
+    node = start_node("-c", "1")
+    hold, started = shop.folder / "hold", shop.folder / "started"
+    hold.touch()
+    submit_task("holding", {"hold": str(hold), "started": str(started)}, loom=loom)
+    wait_until(started.exists, "the slot to be busy")
+    return node, hold.unlink
+
+
+def received(node):
+    """How many messages came to the slot through Celery."""
+    return node.text().count(" received")
+
+
+def begun(handles):
+    """The handles in the order in which their first stages began."""
+    return sorted(handles, key=lambda handle: handle.stages()[0].started_at)
+
+
+def test_a_slot_takes_what_is_next_by_priority_without_celery(held, loom):
+    node, let_go = held
+    normal = [submit_task("slow", {"n": n}, loom=loom) for n in range(4)]
+    low = submit_task("slow", {}, loom=loom, priority="low")
+    urgent = submit_task("slow", {}, loom=loom, priority="critical")
+    let_go()
+    handles = [urgent, *normal, low]
+    for handle in handles:
+        handle.result(timeout=30)
+    assert begun(handles) == handles
+    assert received(node) == 1, "the slot has taken the others by itself"
+    assert all(handle.stages()[0].deliveries == 1 for handle in handles)
+
+
+def test_a_chain_gives_way_to_what_waits_and_none_of_its_stages_is_forgotten(held, loom):
+    node, let_go = held
+    chains = [submit_goal("", pipeline="chain", loom=loom) for _ in range(3)]
+    let_go()
+    for chain in chains:
+        assert chain.result(timeout=30).keys() == {"a", "b", "c"}
+    firsts = [chain.stages()[0].started_at for chain in chains]
+    seconds = [min(one.started_at for one in chain.stages() if one.name == "b") for chain in chains]
+    assert max(firsts) < min(seconds), "no chain goes on before each has had its first turn"
+    assert received(node) == 1
+    assert all(stage.deliveries == 1 for chain in chains for stage in chain.stages())
+
+
+def test_raw_calls_and_limited_work_come_through_celery_between_the_others(held, loom):
+    node, let_go = held
+    before = submit_task("slow", {}, loom=loom)
+    call = loom.app.tasks[task_name("slow")].delay({"x": 1})
+    rare = submit_task("rare", {}, loom=loom)
+    behind = submit_task("slow", {}, loom=loom)
+    let_go()
+    for handle in (before, rare, behind):
+        handle.result(timeout=30)
+    assert call.get(timeout=30)["pid"]
+    assert begun([behind, before]) == [before, behind]
+    assert received(node) >= 3, "the call and what is limited need a message each"
+
+
+def test_what_a_slot_does_not_take_any_more_when_its_node_leaves_stays_for_others(held, loom, start_node):
+    node, let_go = held
+    waiting = [submit_task("slow", {"n": n}, loom=loom) for n in range(5)]
+    node.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: not loom.database.call("SELECT 1 FROM nodes", {}), "the node to take its leave")
+    let_go()
+    wait_until(lambda: node.process.poll() is not None, "the node to end")
+    assert node.process.returncode == 0
+    assert {handle.stages()[0].state for handle in waiting} == {"published"}
+    assert sum(loom.app.broker.lengths(["slow.local"])["slow.local"].values()) == 5
+    start_node("-c", "1")
+    for handle in waiting:
+        handle.result(timeout=30)
+    assert begun(waiting) == waiting
+    assert all(handle.stages()[0].deliveries == 1 for handle in waiting)
+
+
+def test_a_process_that_dies_with_what_it_has_fetched_loses_nothing(shop, loom, start_node):
+    shop.env["PYTHONPATH"] = str(shop.folder)
+    shop.write(
+        "sitecustomize.py",
+        """
+        import os, signal
+        from pathlib import Path
+
+        HERE = Path(__file__).parent / "died"
+
+
+        def patched(self, queues, original):
+            found = original(self, queues)
+            if found.keys and not HERE.exists():
+                HERE.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+
+        import loomq.queues.fetch as module
+
+        original = module.Fetcher.fetch
+        module.Fetcher.fetch = lambda self, queues: patched(self, queues, original)
+        """,
+    )
+    start_node("-c", "1")
+    handles = [submit_task("slow", {"n": n}, loom=loom) for n in range(6)]
+    for handle in handles:
+        handle.result(timeout=60)
+    assert (shop.folder / "died").exists()
+    assert max(handle.stages()[0].deliveries for handle in handles) <= 2
