@@ -65,6 +65,20 @@ class LoomConsumer(Consumer):  # type: ignore[misc]
         """Keep a message that is none of Celery's."""
         self._keep(message, "it is no task message of Celery's")
 
+    def add_task_queue(self, *args: Any, **kwargs: Any) -> None:
+        """Consume one more queue, and tell whoever counts what the node serves."""
+        super().add_task_queue(*args, **kwargs)
+        self._tell_queues()
+
+    def cancel_task_queue(self, queue: Any) -> None:
+        """Stop consuming a queue; its slots fetch nothing from it either."""
+        super().cancel_task_queue(queue)
+        self._tell_queues()
+
+    def _tell_queues(self) -> None:
+        if self.app.runner is not None:
+            self.app.runner.serves(sorted(self.app.amqp.queues.consume_from))
+
     def stop(self) -> None:
         """Stop consuming; the pool may then take long to finish."""
         super().stop()

@@ -319,7 +319,8 @@ class Executor:
         except BaseException:
             turn.put_back()
             raise
-        if turned.is_leaving:
+        self._turns.learn_queues(turned.queues)
+        if turned.queues is None:
             turn.put_back()
         turn.take(request, turned.claims)
         for due in turned.due:

@@ -55,7 +55,7 @@ class Turns:
     """What a process knows of its workers and of its node, for its turns.
 
     Args:
-        served: Gives the queues that the node consumes.
+        served: Gives the queues that the node consumed when this process began.
     """
 
     def __init__(
@@ -64,10 +64,19 @@ class Turns:
         self._app = app
         self._publisher = publisher
         self._configs = configs
-        self._served = served
+        self._began_with = served
+        self._queues: frozenset[str] | None = None
         self._fetcher = Fetcher(app.broker) if app.is_redis else None
         self._lanes: tuple[tuple[frozenset[str], object, object] | None, dict[str, str | None]] = (None, {})
         self._known: dict[str, _Known] = {}
+
+    def learn_queues(self, queues: frozenset[str] | None) -> None:
+        """Hear which queues the node serves by now: a pool's child is told nothing when its parent is."""
+        if queues != self._queues:
+            self._queues = queues
+
+    def _served(self) -> frozenset[str]:
+        return self._began_with() if self._queues is None else self._queues
 
     def learn(self, worker: str, took_s: float) -> None:
         """Note how long a worker's task took; what was slow once counts for a while."""

@@ -97,23 +97,7 @@ def has_ended(loom: Loom, goal_id: UUID) -> bool:
     Raises:
         GoalNotFoundError: There is no such goal.
     """
-    return _is_end(goal_id, goals.state_of(loom.database, goal_id))
-
-
-def await_end(loom: Loom, goal_id: UUID, within_s: float) -> tuple[bool, bool]:
-    """Ask to be notified of a goal's end, whichever, for some seconds.
-
-    Returns:
-        Whether it has ended already, and whether the notification is sure to come.
-
-    Raises:
-        GoalNotFoundError: There is no such goal.
-    """
-    state, is_asked = goals.await_end(loom.database, goal_id, within_s)
-    return _is_end(goal_id, state), is_asked
-
-
-def _is_end(goal_id: UUID, state: str | None) -> bool:
+    state = goals.state_of(loom.database, goal_id)
     if state is None:
         raise GoalNotFoundError(f"there is no goal {goal_id}")
     return state != "open"

@@ -17,6 +17,7 @@ from loomq.messages import Budget, ModelTier, OrchestratorGoal, TaskPriority, Ta
 from loomq.services import control, events, inspect, results
 from loomq.services.transcripts import Session
 from loomq.settings import Settings
+from loomq.store import goals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -193,8 +194,9 @@ class GoalHandle:
         about_us = f"{self.goal_id} "
         with self._loom.database.listen("loomq_ended", self._loom.settings.listen_url) as listener:
             while True:
-                has_ended, is_asked = inspect.await_end(self._loom, self.goal_id, max(_AWAITED_S, 2 * every_s))
-                if has_ended:
+                within_s = max(_AWAITED_S, 4 * every_s)
+                state, is_asked = goals.await_end(self._loom.database, self.goal_id, within_s)
+                if state != "open":  # or it is gone, which whoever reads its result will say
                     return
                 soon_s = every_s if is_asked else min(every_s, _HELD_S)
                 left = soon_s if until is None else min(soon_s, until - time.monotonic())

@@ -130,13 +130,13 @@ class Turned:
         outcomes: One an end, in order; stages that were claimed are not among their ``published`` and ``held``.
         claims: What the process goes on with.
         due: Raw calls that were taken and must be sent: only Celery's own message can bring them.
-        is_leaving: Whether the node takes nothing more, so that nothing was claimed.
+        queues: Those that the node serves by now; ``None`` if it takes nothing more, so that nothing was claimed.
     """
 
     outcomes: tuple[Outcome, ...]
     claims: tuple[Claim, ...]
     due: tuple[Due, ...]
-    is_leaving: bool = False
+    queues: frozenset[str] | None
 
 
 def turn(
@@ -174,7 +174,8 @@ def turn(
     found = rows[0][0]
     due = [Due(StageKey(UUID(goal), name, item), *rest) for goal, name, item, *rest in found["due"]]
     outcomes, claims = map(Outcome.of, found["done"]), map(_claim, found["claims"])
-    return Turned(tuple(outcomes), tuple(claims), tuple(due), not found["lives"])
+    queues = None if found["queues"] is None else frozenset(found["queues"])
+    return Turned(tuple(outcomes), tuple(claims), tuple(due), queues)
 
 
 def _claim(row: dict[str, Any]) -> Claim:

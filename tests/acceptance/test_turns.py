@@ -24,14 +24,11 @@ return {"output": {}}
 def shop(project):
     project.worker("slow", SLOW)
     project.worker("holding", HOLDING)
+    project.worker("other", SLOW)
     project.worker("rare", SLOW, max_concurrent=1)
-    project.pipeline(
-        "chain",
-        "\n".join(
-            f"- {{name: {name}, worker_type: slow, depends_on: [{above}]}}"
-            for name, above in (("a", ""), ("b", "a"), ("c", "b"))
-        ),
-    )
+    links = (("a", ""), ("b", "a"), ("c", "b"))
+    stages = [f"- {{name: {name}, worker_type: slow, depends_on: [{above}]}}" for name, above in links]
+    project.pipeline("chain", "\n".join(stages))
     return project
 
 
@@ -77,7 +74,7 @@ def test_a_chain_gives_way_to_what_waits_and_none_of_its_stages_is_forgotten(hel
     chains = [submit_goal("", pipeline="chain", loom=loom) for _ in range(3)]
     let_go()
     for chain in chains:
-        assert chain.result(timeout=30).keys() == {"a", "b", "c"}
+        assert chain.result(timeout=30).keys() >= {"a", "b", "c"}
     firsts = [chain.stages()[0].started_at for chain in chains]
     seconds = [min(one.started_at for one in chain.stages() if one.name == "b") for chain in chains]
     assert max(firsts) < min(seconds), "no chain goes on before each has had its first turn"
@@ -147,3 +144,19 @@ def test_a_process_that_dies_with_what_it_has_fetched_loses_nothing(shop, loom, 
         handle.result(timeout=60)
     assert (shop.folder / "died").exists()
     assert max(handle.stages()[0].deliveries for handle in handles) <= 2
+
+
+def test_slots_leave_a_queue_alone_that_their_node_was_told_to_leave(held, loom):
+    node, let_go = held
+    kept = submit_task("slow", {}, loom=loom)
+    left = submit_task("other", {}, loom=loom)
+    loom.app.control.cancel_consumer("other.local")
+    serves = "SELECT 1 FROM nodes WHERE 'slow.local' = ANY (queues) AND NOT 'other.local' = ANY (queues)"
+    wait_until(lambda: loom.database.call(serves, {}), "the node to say what it serves")
+    let_go()
+    kept.result(timeout=30)
+    submit_task("slow", {}, loom=loom).result(timeout=30)
+    assert left.stages()[0].state == "published"
+    loom.app.control.add_consumer("other.local")
+    left.result(timeout=30)
+    assert node.process.poll() is None

@@ -211,7 +211,7 @@ def test_a_fetched_message_that_came_twice_or_late_claims_nothing(database, plac
     goals.end(database, over, "cancelled", {})
     pulled = [(StageKey(goal, "a"), uuid7()) for goal in (taken, paused, over, uuid7())]
     found = turns.turn(database, [], place, 15, pulled=pulled)
-    assert (found.claims, found.is_leaving) == ((), False)
+    assert (found.claims, found.queues) == ((), {"echo.local"})
     assert states_of(database, paused) == {"a": "ready"}
 
 
@@ -219,7 +219,7 @@ def test_a_node_that_is_leaving_claims_nothing_of_what_it_fetched(database, plac
     goal = submit(database, new_stage("a", state="published"))
     database.call("DELETE FROM nodes", {})
     found = turns.turn(database, [], place, 15, pulled=[(StageKey(goal, "a"), uuid7())])
-    assert (found.claims, found.is_leaving) == ((), True)
+    assert (found.claims, found.queues) == ((), None)
     assert states_of(database, goal) == {"a": "published"}
 
 

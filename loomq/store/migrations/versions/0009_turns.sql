@@ -38,13 +38,14 @@ END $$;
 -- p_pulled: [{goal, name, item, token}]: stages whose messages it took.
 -- p_backlog: {workers, tiers, free, limit, age, share, tokens}: take what waits for these routes, as loomq_take_ready_2.
 -- A call that is made again because its answer was lost finds its own claims by their tokens.
--- Gives {done: [[outcome, ready, goal_ended, backlog, chord_full]], claims: […], due: […], lives}; without `lives` the node
--- is leaving, and nothing was claimed.
+-- Gives {done: [[outcome, ready, goal_ended, backlog, chord_full]], claims: […], due: […], queues}: those that the node
+-- serves by now; null if it is leaving, and nothing was claimed.
 CREATE FUNCTION loomq_turn_2(p_done jsonb, p_pulled jsonb, p_backlog jsonb, p_node uuid, p_pid integer,
                              p_message text, p_lease_s double precision)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     v_lives boolean;
+    v_queues text[];
     v_rates jsonb;
     v_done jsonb := '[]';
     v_claims jsonb := '[]';
@@ -68,7 +69,8 @@ DECLARE
     k record;
 BEGIN
     -- A node that is leaving, or not known yet, takes no more.
-    SELECT EXISTS (SELECT 1 FROM nodes x WHERE x.id = p_node) INTO v_lives;
+    SELECT x.queues INTO v_queues FROM nodes x WHERE x.id = p_node;
+    v_lives := FOUND;
     SELECT coalesce(jsonb_object_agg(o.name, o.rate), '{}') INTO v_rates FROM limit_overrides o;
     FOR d IN SELECT x.* FROM jsonb_to_recordset(p_done) AS x (
         goal uuid, name text, item integer, token uuid, output jsonb, model text, tokens jsonb, ms integer, room jsonb,
@@ -180,5 +182,5 @@ BEGIN
     IF v_done = '[]' THEN
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
-    RETURN jsonb_build_object('done', v_done, 'claims', v_claims, 'due', v_due, 'lives', v_lives);
+    RETURN jsonb_build_object('done', v_done, 'claims', v_claims, 'due', v_due, 'queues', v_queues);
 END $$;
