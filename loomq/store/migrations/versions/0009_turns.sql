@@ -32,6 +32,63 @@ BEGIN
     RETURN loomq_claimed(v, g, p_rates);
 END $$;
 
+-- Count down at the children of a stage that has just ended, all of which the process may go on with, and claim up to
+-- p_most of those that become ready: as loomq_pass_on, but the caller tells of it. Gives {ready: [{name, state, bulk}],
+-- claims: […], watched}.
+CREATE FUNCTION loomq_pass_on_2(p_goal uuid, p_children text[], p_next jsonb, p_most integer, p_node uuid, p_pid integer,
+                                p_message text, p_lease_s double precision, p_rates jsonb)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    g goals%ROWTYPE;
+    c stages%ROWTYPE;
+    v_name text;
+    v_token uuid;
+    v_rows stages[] := '{}';
+    v_ready jsonb := '[]';
+    v_claims jsonb := '[]';
+BEGIN
+    -- In one order: two parents that end at once must not wait for each other.
+    IF cardinality(p_children) > 1 THEN
+        p_children := ARRAY(SELECT x.name FROM unnest(p_children) AS x (name) ORDER BY 1);
+    END IF;
+    FOREACH v_name IN ARRAY p_children LOOP
+        v_token := CASE WHEN p_most > 0 THEN (p_next ->> v_name)::uuid END;
+        -- One statement, whose conditions are looked at again if another parent had the row in hand.
+        UPDATE stages s SET
+            waits_for = s.waits_for - 1,
+            state = CASE WHEN s.waits_for > 1 OR s.state <> 'waiting' THEN s.state
+                         WHEN v_token IS NULL THEN 'ready' ELSE 'claimed' END,
+            ready_at = CASE WHEN s.waits_for = 1 AND s.state = 'waiting' THEN clock_timestamp() ELSE s.ready_at END,
+            published_at = CASE WHEN s.waits_for = 1 AND s.state = 'waiting' THEN NULL ELSE s.published_at END,
+            bulk = s.bulk AND NOT (s.waits_for = 1 AND s.state = 'waiting'),
+            token = CASE WHEN v_token IS NOT NULL AND s.waits_for = 1 AND s.state = 'waiting' THEN v_token ELSE s.token END,
+            node = CASE WHEN v_token IS NOT NULL AND s.waits_for = 1 AND s.state = 'waiting' THEN p_node ELSE s.node END,
+            pid = CASE WHEN v_token IS NOT NULL AND s.waits_for = 1 AND s.state = 'waiting' THEN p_pid ELSE s.pid END,
+            message_id = CASE WHEN v_token IS NOT NULL AND s.waits_for = 1 AND s.state = 'waiting' THEN p_message ELSE s.message_id END,
+            lease_until = CASE WHEN v_token IS NOT NULL AND s.waits_for = 1 AND s.state = 'waiting'
+                               THEN clock_timestamp() + make_interval(secs => p_lease_s) ELSE s.lease_until END,
+            deliveries = s.deliveries + (v_token IS NOT NULL AND s.waits_for = 1 AND s.state = 'waiting')::integer,
+            started_at = CASE WHEN v_token IS NOT NULL AND s.waits_for = 1 AND s.state = 'waiting' THEN clock_timestamp() ELSE s.started_at END,
+            ended_at = CASE WHEN v_token IS NOT NULL AND s.waits_for = 1 AND s.state = 'waiting' THEN NULL ELSE s.ended_at END
+        WHERE s.goal_id = p_goal AND s.name = v_name AND s.item = -1 AND s.state IN ('waiting', 'cancelled')
+          AND s.waits_for > 0
+        RETURNING s.* INTO c;
+        CONTINUE WHEN NOT FOUND;
+        IF c.state = 'claimed' THEN
+            p_most := p_most - 1;
+            v_rows := v_rows || c;
+        ELSIF c.state = 'ready' THEN
+            v_ready := v_ready || jsonb_build_object('name', c.name, 'state', c.state, 'bulk', false);
+        END IF;
+    END LOOP;
+    SELECT x.* INTO g FROM goals x WHERE x.id = p_goal;
+    FOREACH c IN ARRAY v_rows LOOP
+        CONTINUE WHEN (g.paused_at IS NOT NULL OR g.state <> 'open') AND loomq_hold_back(c);
+        v_claims := v_claims || loomq_claimed(c, g, p_rates);
+    END LOOP;
+    RETURN jsonb_build_object('ready', v_ready, 'claims', v_claims, 'watched', g.watched_until > clock_timestamp());
+END $$;
+
 -- As loomq_turn, and claim what the process has taken from its queues by itself.
 -- p_done: [{goal, name, item, token, output, model, tokens, ms, room, carried, chord, position, notes, updates,
 --           next: {name: token}, most}]: of the children named in next that have become ready, up to `most` are claimed.
@@ -71,7 +128,9 @@ BEGIN
     -- A node that is leaving, or not known yet, takes no more.
     SELECT x.queues INTO v_queues FROM nodes x WHERE x.id = p_node;
     v_lives := FOUND;
-    SELECT coalesce(jsonb_object_agg(o.name, o.rate), '{}') INTO v_rates FROM limit_overrides o;
+    IF v_lives THEN
+        SELECT coalesce(jsonb_object_agg(o.name, o.rate), '{}') INTO v_rates FROM limit_overrides o;
+    END IF;
     FOR d IN SELECT x.* FROM jsonb_to_recordset(p_done) AS x (
         goal uuid, name text, item integer, token uuid, output jsonb, model text, tokens jsonb, ms integer, room jsonb,
         carried text[], chord text, position integer, notes jsonb, updates jsonb, next jsonb, most integer)
@@ -89,13 +148,24 @@ BEGIN
                 d.ms, NULL, d.room, d.carried, d.chord, d.position, d.notes, d.updates) AS c;
             v_outcome := k.outcome; v_ready := k.ready; v_ended := k.goal_ended;
         ELSE
-            PERFORM loomq_tell(d.goal, 'stage_completed', d.name, d.item, NULL);
             IF d.item < 0 AND v_lives AND v.children <> '{}' AND d.next ?& v.children THEN
-                v_passed := loomq_pass_on(d.goal, v.children, d.next, v_most, p_node, p_pid, p_message, p_lease_s, v_rates);
+                v_passed := loomq_pass_on_2(d.goal, v.children, d.next, v_most, p_node, p_pid, p_message, p_lease_s,
+                                            v_rates);
                 v_ready := v_passed -> 'ready';
                 v_claims := v_claims || (v_passed -> 'claims');
                 v_most := 0;
+                INSERT INTO events (goal_id, kind, stage, item, detail)
+                SELECT d.goal, e.kind, e.stage, -1, e.detail FROM (
+                    SELECT 'stage_completed' AS kind, d.name AS stage, NULL::jsonb AS detail
+                    UNION ALL
+                    SELECT 'stage_started', c.value ->> 'name', jsonb_build_object(
+                        'attempt', c.value -> 'attempt', 'delivery', c.value -> 'deliveries')
+                    FROM jsonb_array_elements(v_passed -> 'claims') AS c) AS e;
+                IF (v_passed ->> 'watched')::boolean THEN
+                    PERFORM pg_notify('loomq_ended', d.goal::text || ' event');
+                END IF;
             ELSE
+                PERFORM loomq_tell(d.goal, 'stage_completed', d.name, d.item, NULL);
                 SELECT a.ready, a.goal_ended INTO v_ready, v_ended FROM loomq_after(v, d.room, d.carried) AS a;
             END IF;
             IF d.updates IS NOT NULL THEN
