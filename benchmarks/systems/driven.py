@@ -147,6 +147,12 @@ class Dramatiq(Driven):
     kinds: ClassVar[frozenset[str]] = frozenset({"noop", "chain"})
 
 
+class Taskiq(Driven):
+    """taskiq over Redis; on redis-py 8 its idle worker ends after five seconds, so it has an older one."""
+
+    name = "taskiq"
+
+
 class Dbos(Driven):
     """DBOS over Postgres; it works where it is handed work, so that nothing can be made to wait for it."""
 

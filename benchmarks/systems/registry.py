@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.systems.celery_redis import CeleryDatabase, CeleryRedis
-from benchmarks.systems.driven import BaselineMissing, Dbos, Dramatiq, LangGraph
+from benchmarks.systems.driven import BaselineMissing, Dbos, Dramatiq, LangGraph, Taskiq
 from benchmarks.systems.loomq import Loomq
 
 if TYPE_CHECKING:
@@ -26,6 +26,12 @@ def _dramatiq(servers: Servers) -> System:
     return Dramatiq(servers.folder, more, ("dramatiq", "benchmarks.baselines.dramatiq_driver", "-p", "2", "-t", "1"))
 
 
+def _taskiq(servers: Servers) -> System:
+    more = {"BENCH_REDIS": servers.plain_redis(10)}
+    worker = ("taskiq", "worker", "benchmarks.baselines.taskiq_driver:broker", "-w", "2", "--max-async-tasks", "1")
+    return Taskiq(servers.folder, more, (*worker, "--max-prefetch", "1", "--log-level", "WARNING"))
+
+
 SYSTEMS: dict[str, Callable[[Servers], System]] = {
     "loomq": lambda servers: Loomq(servers.folder, servers.given),
     "celery_redis": lambda servers: CeleryRedis(servers.folder, servers.redis(14), servers.redis(15)),
@@ -35,6 +41,7 @@ SYSTEMS: dict[str, Callable[[Servers], System]] = {
         servers.folder, {"BENCH_POSTGRES": servers.database("langgraph", driver=False)}
     ),
     "dramatiq": _dramatiq,
+    "taskiq": _taskiq,
 }
 
 
