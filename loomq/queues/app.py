@@ -19,6 +19,7 @@ from loomq.queues.guard import bound_decompression, outlive_the_broker, read_any
 from loomq.queues.limits import Limiter
 from loomq.queues.names import StageMessage, broker_priorities, broker_priority, level, task_name, urgency
 from loomq.queues.quarantine import Quarantine
+from loomq.queues.served import Served
 from loomq.queues.task import StageTask
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Runner(Protocol):
             ConfigError: They have errors; what they said before stays.
         """
 
-    def serves(self, queues: Sequence[str]) -> None:
-        """Hear which queues the node consumes by now."""
+    def serves(self, queues: Sequence[str], *, reloaded: bool) -> None:
+        """Hear which queues the node consumes by now, and whether that is because the files were read again."""
 
 
 class Tasks(TaskRegistry):  # type: ignore[misc]
@@ -120,9 +121,11 @@ class LoomCelery(Celery):  # type: ignore[misc]
         self.runner: Runner | None = None
         self.make_timekeeper: Callable[[], object] | None = None
         self.is_node = False
+        self.is_solo = False  # a node whose one process does everything
         self.while_waiting: Callable[[], None] | None = None  # called while a lost broker holds the node's loop up
         self.is_redis = speaks_redis(broker_url)
         self._ensure_broker = ensure_broker
+        self.served = Served()
         self.quarantine = Quarantine(database)
         bound_decompression()
         if self.is_redis:
@@ -172,8 +175,9 @@ class LoomCelery(Celery):  # type: ignore[misc]
 
     @property
     def queues_served(self) -> frozenset[str]:
-        """The queues that this process's node consumes; a pool's child knows those of when it began."""
-        return frozenset(self.amqp.queues.consume_from)
+        """The queues that this process's node consumes by now."""
+        told = self.served.names
+        return frozenset(self.amqp.queues.consume_from) if told is None else told
 
     def broker_priority(self, urgency: int) -> int:
         """Give an urgency as this broker's number."""

@@ -71,13 +71,15 @@ class LoomConsumer(Consumer):  # type: ignore[misc]
         self._tell_queues()
 
     def cancel_task_queue(self, queue: Any) -> None:
-        """Stop consuming a queue; its slots fetch nothing from it either."""
+        """Stop consuming a queue; from here on the slots fetch nothing from it either."""
         super().cancel_task_queue(queue)
         self._tell_queues()
 
     def _tell_queues(self) -> None:
+        served = sorted(self.app.amqp.queues.consume_from)
+        self.app.served.tell(served)
         if self.app.runner is not None:
-            self.app.runner.serves(sorted(self.app.amqp.queues.consume_from))
+            self.app.runner.serves(served, reloaded=False)
 
     def stop(self) -> None:
         """Stop consuming; the pool may then take long to finish."""

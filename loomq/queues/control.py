@@ -46,7 +46,7 @@ def _reload(state: Any, **_: Any) -> dict[str, Any]:
         logger.warning("the project's files are not taken: %s", error.message)
         return nok(error.message) | {"refused": error.to_json()}  # type: ignore[no-any-return]
     new = _serve(state.consumer, app.router.queues_in_use)
-    app.runner.serves(sorted(app.amqp.queues.consume_from))
+    app.runner.serves(sorted(app.amqp.queues.consume_from), reloaded=True)
     told = "; ".join(f"{word}: {names}" for word, names in {**change, "queues": new}.items() if names)
     logger.info("the project's files were read again; %s", told or "nothing has changed")
     return ok("read again") | {"change": {**change, "queues": new}}  # type: ignore[no-any-return]

@@ -1,7 +1,8 @@
 """Take messages from the queues without Celery's consumer: what a slot does that is done with its own.
 
 Between the broker and a slot stand kombu's consumer, the pool's pipe and an event for each step; together they take
-several times what a small stage takes. The order is Celery's: by priority, and in turn over the queues of one priority.
+several times what a small stage takes. As with Celery the most urgent is first; among queues whose first messages are
+equally urgent chance decides, where Celery takes turns.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from loomq.errors import BrokerUnavailableError
-from loomq.queues.names import StageMessage
+from loomq.queues.names import StageMessage, broker_priority
 from loomq.queues.scripts import Script
 from loomq.store.stages import StageKey
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FETCH = Script("fetch.lua")
+_NEVER = ("unknown command", "CROSSSLOT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +64,35 @@ class Fetcher:
         self._broker = broker
         self._is_refused = False
 
-    def fetch(self, queues: Mapping[str, int]) -> Fetched:
+    def fetch(self, queues: Mapping[str, int], least: int = 0) -> Fetched:
         """Take the most urgent messages of one queue.
 
         Args:
             queues: How many may be taken of each; 0 of those that only Celery may take from.
+            least: Nothing is looked at that is less urgent than this (``names.urgency``).
 
         Returns:
             Nothing as well if the broker does not answer, or does not run scripts for us.
         """
         if self._is_refused or not queues:
             return NOTHING
-        names = list(queues)
-        first = random.randrange(len(names))  # noqa: S311  (a turn is no secret)
-        order = names[first:] + names[:first]
+        order = list(queues)
+        random.shuffle(order)
+        last = broker_priority(least, low_is_urgent=True)
         try:
-            return self._broker.run(lambda producer: self._ask(producer, order, queues))
+            return self._broker.run(lambda producer: self._ask(producer, order, queues, last))
         except BrokerUnavailableError:
             return NOTHING
 
-    def _ask(self, producer: Producer, order: Sequence[str], queues: Mapping[str, int]) -> Fetched:
+    def _ask(self, producer: Producer, order: Sequence[str], queues: Mapping[str, int], last: int) -> Fetched:
         channel = producer.channel
-        steps = [(queue, step) for step in channel.priority_steps for queue in order]
+        steps = [(queue, step) for step in channel.priority_steps if step <= last for queue in order]
         keys = [channel._q_for_pri(queue, step) for queue, step in steps]  # noqa: SLF001  (no public name for it)
         try:
             stopped, *found = _FETCH.run(channel.client, keys, [queues[queue] for queue, _ in steps])
         except ResponseError as error:
+            if not isinstance(error, NoPermissionError) and not str(error).startswith(_NEVER):
+                raise
             logger.warning("the broker runs no scripts for us, so slots fetch nothing by themselves: %s", error)
             self._is_refused = True
             return NOTHING
@@ -96,7 +101,7 @@ class Fetcher:
         which, *items = found
         try:
             return Fetched(tuple(map(_stage, items)), place=keys[which], items=tuple(items))
-        except ValueError:  # its id is no stage's: Celery's consumer says what is wrong with it
+        except (ValueError, RecursionError):  # it is for no stage: Celery's consumer says what is wrong with it
             channel.client.rpush(keys[which], *reversed(items))
             return Fetched(is_stopped=True)
 
@@ -114,7 +119,8 @@ def _stage(item: bytes) -> StageKey:
 
     Raises:
         ValueError: It is for none.
+        RecursionError: It is nested too deeply.
     """
     headers: dict[str, Any] = json.loads(item)["headers"]
-    message = StageMessage.of_id(headers["id"])
+    message = StageMessage.parse(StageMessage.of_id(headers["id"]).args)
     return StageKey(message.goal_id, message.name, message.item)

@@ -123,9 +123,10 @@ class Agent:
     def _hear(self, line: bytes) -> None:
         """Do what the parent says."""
         if line.startswith(b"serves "):
-            queues = tuple(line.decode().removeprefix("serves ").split(","))
+            queues = tuple(filter(None, line.decode().removeprefix("serves ").split(",")))
             self._node = replace(self._node, queues=queues)
             self._pacemaker.serve(queues)
+        if line == b"reload":
             self._try(self._reload)
         if line.startswith(b"leaving") and not self._is_leaving:
             self._hand_back_at = time.monotonic() + self._settings.shutdown_seconds

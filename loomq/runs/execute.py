@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Retry
 
@@ -23,8 +23,9 @@ from loomq.runs.opening import FanOut, Skip, opening
 from loomq.runs.orchestration import Orchestration
 from loomq.runs.persist import persist
 from loomq.runs.result import kept
-from loomq.runs.turn import Ended, Turn, Turns
-from loomq.store import openings, stages, turns
+from loomq.runs.turn import Ended, Turn
+from loomq.runs.turns import Turns
+from loomq.store import openings, stages
 from loomq.store.stages import Part, Place, StageKey
 from loomq.store.turns import End
 from loomq.workers.deadline import shared_watchdog
@@ -49,10 +50,6 @@ if TYPE_CHECKING:
     from loomq.workers.runtime import Done, Job, WorkerRuntime
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_LONGEST_PAUSE_S = 1.0
 
 
 class Executor:
@@ -83,7 +80,7 @@ class Executor:
         process_lost: Callable[[], None],
         configs: Configs,
         served: Callable[[], frozenset[str]],
-        serves: Callable[[Sequence[str]], None],
+        serves: Callable[..., None],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -167,14 +164,9 @@ class Executor:
                     self.catch_up()
                     self._batch(request, turn)
             finally:
-                self._hand_back(turn)
+                turn.put_back()
+                self._turns.hand_back(turn.left)
         return found
-
-    def _hand_back(self, turn: Turn) -> None:
-        """Let others have what was claimed and not run, since something unforeseen has ended the turn."""
-        for claim in turn.left:
-            logger.info("stage %s of goal %s is handed back", claim.key.name, claim.key.goal_id)
-            stages.release(self._database, claim.key, claim.token, "interrupted")
 
     def _batch(self, request: Any, turn: Turn) -> Any:
         """Run what a turn has to do now, end it in one call, and learn what comes next.
@@ -185,7 +177,7 @@ class Executor:
         todo = turn.begin()
         ended: list[Ended] = []
         told = None
-        for claim in todo:
+        for claim in turn.in_time(todo):
             try:
                 found = self._stage(request, turn, claim)
             except Exception as error:
@@ -312,16 +304,9 @@ class Executor:
     def _end(self, request: Any, turn: Turn, ended: list[Ended]) -> list[Outcome]:
         """Record results, and claim what the process goes on with."""
         turn.look(request, ended)
-        backlog, pulled, lease_s = turn.backlog(), turn.pulled, self._settings.lease_seconds
+        backlog = turn.backlog()
         ends = [self._as_end(request, turn, one) for one in ended]
-        try:
-            turned = persist(lambda: turns.turn(self._database, ends, turn.place, lease_s, backlog, pulled))
-        except BaseException:
-            turn.put_back()
-            raise
-        self._turns.learn_queues(turned.queues)
-        if turned.queues is None:
-            turn.put_back()
+        turned = turn.record(ends, backlog)
         turn.take(request, turned.claims)
         for due in turned.due:
             self._publisher.send_due(due)

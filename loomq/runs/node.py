@@ -51,6 +51,7 @@ class WorkerNode:
 
             def start(self, worker: Any) -> None:
                 app.is_node = True
+                app.is_solo = type(worker.pool).__module__.endswith("solo")
                 if type(worker.pool).__module__.endswith("prefork"):
                     app.database.pool_connections(False)
                     # Celery looks for dead children every five seconds; a slot should not be gone for so long.
@@ -123,10 +124,10 @@ class WorkerNode:
             bufsize=0,  # a signal's handler writes to it, maybe in the middle of another write
         )
 
-    def serves(self, queues: Sequence[str]) -> None:
-        """Tell the agent which queues the node consumes by now, and to read the project's files again."""
+    def serves(self, queues: Sequence[str], *, reloaded: bool) -> None:
+        """Tell the agent which queues the node consumes by now, and to read the project's files again if we did."""
         self._description["queues"] = list(queues)
-        self._say(f"serves {','.join(queues)}\n".encode())
+        self._say(f"serves {','.join(queues)}\n".encode() + (b"reload\n" if reloaded else b""))
 
     def process_lost(self) -> None:
         """Ask the agent to look at once: a child of the pool has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,8 @@ class Publisher:
         self._served_read_at = float("-inf")
         self._firsts_at: dict[str, float] = {}
         self._topped_at: dict[str, float] = {}
-        self._topping: set[str] = set()
+        self._lock = threading.Lock()
+        self._topping: dict[str, bool] = {}  # with whether somebody else has asked meanwhile
         self._lengths_at: dict[str, tuple[float, dict[int | None, int]]] = {}
         self._alone: dict[int, tuple[Plan, object, object, frozenset[str]]] = {}
 
@@ -192,14 +194,22 @@ class Publisher:
         if at_least == 1:
             return self._top_up(queue, (worker, tier), at_least, light=light)
         # Asked for at each end of a stage: of a hundred threads that end at once one does it for all.
-        if queue in self._topping or time.monotonic() - self._topped_at.get(queue, 0.0) < _TOP_UP_EVERY_S:
-            return 0
-        self._topping.add(queue)
+        with self._lock:
+            if queue in self._topping:
+                self._topping[queue] = True
+                return 0
+            if time.monotonic() - self._topped_at.get(queue, 0.0) < _TOP_UP_EVERY_S:
+                return 0
+            self._topping[queue] = False
         try:
-            return self._top_up(queue, (worker, tier), at_least, light=light)
+            sent = self._top_up(queue, (worker, tier), at_least, light=light)
+            if self._topping[queue]:  # it may have counted before others were done with theirs
+                sent += self._top_up(queue, (worker, tier), at_least, light=light)
+            return sent
         finally:
-            self._topping.discard(queue)
-            self._topped_at[queue] = time.monotonic()
+            with self._lock:
+                del self._topping[queue]
+                self._topped_at[queue] = time.monotonic()
 
     def _top_up(self, queue: str, route: Route, at_least: int, *, light: bool) -> int:
         try:

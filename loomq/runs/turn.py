@@ -8,167 +8,29 @@ go on with, the slot fetches what is next in turn on the node's queues.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from loomq.errors import BrokerUnavailableError
 from loomq.ids import uuid7
-from loomq.queues.fetch import NOTHING, Fetched, Fetcher
-from loomq.queues.names import HEADER
-from loomq.store.backlog import URGENCIES
-from loomq.store.turns import Backlog
+from loomq.queues.fetch import NOTHING, Fetched
+from loomq.queues.names import HEADER, urgency
+from loomq.runs.turns import TURN_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
     from uuid import UUID
 
-    from loomq.configs import Configs
-    from loomq.queues.app import LoomCelery
     from loomq.runs.plan import Plan, StagePlan
-    from loomq.runs.publish import Publisher
+    from loomq.runs.turns import Turns
     from loomq.store.stages import Claim, Outcome, Place, StageKey
+    from loomq.store.turns import Backlog, End, Turned
     from loomq.workers.runtime import Done
 
-TURN_S = 0.05
-_LONGEST_S = 5.0  # then Celery sees that its task has ended
-_LIGHT_S = 0.003  # what takes longer is run one at a time
-_BATCH_S = 0.01  # of work between two calls to the database
-_MOST = 64
-_SEEN = 2  # runs before anything is known of a worker
-_FADES = 0.97
-_SHARE = 0.1  # of the last run in the mean
+logger = logging.getLogger(__name__)
 
-
-class _Known(NamedTuple):
-    """What is known of a worker: how often it has run here, and how long it took."""
-
-    runs: int
-    slowest_s: float
-    mean_s: float
-
-
-_NOTHING = _Known(0, 0.0, 0.0)
-
-
-class Turns:
-    """What a process knows of its workers and of its node, for its turns.
-
-    Args:
-        served: Gives the queues that the node consumed when this process began.
-    """
-
-    def __init__(
-        self, app: LoomCelery, publisher: Publisher, configs: Configs, served: Callable[[], frozenset[str]]
-    ) -> None:
-        self._app = app
-        self._publisher = publisher
-        self._configs = configs
-        self._began_with = served
-        self._queues: frozenset[str] | None = None
-        self._fetcher = Fetcher(app.broker) if app.is_redis else None
-        self._lanes: tuple[tuple[frozenset[str], object, object] | None, dict[str, str | None]] = (None, {})
-        self._known: dict[str, _Known] = {}
-
-    def learn_queues(self, queues: frozenset[str] | None) -> None:
-        """Hear which queues the node serves by now: a pool's child is told nothing when its parent is."""
-        if queues != self._queues:
-            self._queues = queues
-
-    def _served(self) -> frozenset[str]:
-        return self._began_with() if self._queues is None else self._queues
-
-    def learn(self, worker: str, took_s: float) -> None:
-        """Note how long a worker's task took; what was slow once counts for a while."""
-        before = self._known.get(worker, _NOTHING)
-        mean = took_s if before.runs == 0 else before.mean_s + _SHARE * (took_s - before.mean_s)
-        self._known[worker] = _Known(before.runs + 1, max(took_s, before.slowest_s * _FADES), mean)
-
-    def at_once(self, worker: str) -> int:
-        """Say how many tasks of a worker a process takes at a time: one, unless they take next to nothing."""
-        known = self._known.get(worker, _NOTHING)
-        if known.runs < _SEEN or known.slowest_s > _LIGHT_S:
-            return 1
-        return max(1, min(_MOST, int(_BATCH_S / max(known.mean_s, 1e-6))))
-
-    def may_take(self, worker: str, tier: str) -> bool:
-        """Say whether this node serves a route, and nothing limits it."""
-        spec = self._configs.project.catalog.workers.get(worker)
-        return (
-            self._app.router.queue(worker, tier) in self._served()
-            and self._publisher.share_of(worker, tier) is None
-            and self._configs.limits.slots(worker) is None
-            and (spec is None or spec.concurrency_key is None)
-        )
-
-    def children(self, plan: Plan, stage: StagePlan) -> list[StagePlan]:
-        """List the children of a stage that its process may go on with."""
-        if plan.kind != "pipeline":
-            return []
-        below = (plan.stages[name] for name in plan.graph.children[stage.name] if name not in plan.unsure)
-        return [
-            child
-            for child in below
-            if child.pipeline is None
-            and child.worker.concurrency_key is None
-            and self.may_take(child.worker.name, child.tier)
-        ]
-
-    @property
-    def fetches(self) -> bool:
-        """Whether slots can take from the queues by themselves."""
-        return self._fetcher is not None
-
-    def fetch(self, worker: str, tier: str) -> Fetched:
-        """Take what is next in turn on the node's queues; on RabbitMQ only say whether anything waits for a route."""
-        if self._fetcher is not None:
-            lanes = self._open_lanes()
-            return self._fetcher.fetch({name: self.at_once(worker) if worker else 0 for name, worker in lanes.items()})
-        queue = self._app.router.queue(worker, tier)
-        try:
-            return Fetched(is_stopped=any(self._app.broker.lengths([queue])[queue].values()))
-        except BrokerUnavailableError:
-            return NOTHING
-
-    def _open_lanes(self) -> dict[str, str | None]:
-        """Name the worker of each of the node's queues; ``None`` where only Celery may take."""
-        limiter = self._app.limiter
-        seen = (self._served(), self._configs.project, limiter.rates)
-        known = self._lanes[0]
-        if known is None or known[0] != seen[0] or known[1] is not seen[1] or known[2] is not seen[2]:
-            found: dict[str, str | None] = dict.fromkeys(sorted(seen[0]))
-            for worker, tier in self._app.router.routes_in_use:
-                queue = self._app.router.queue(worker, tier)
-                if queue in found and self.may_take(worker, tier):
-                    found[queue] = worker
-            self._lanes = (seen, found)
-        return self._lanes[1]
-
-    def put_back(self, fetched: Fetched) -> None:
-        """Let others have what was taken and not claimed."""
-        try:
-            if self._fetcher is not None:
-                self._fetcher.put_back(fetched)
-        except BrokerUnavailableError as error:
-            self._publisher.not_sent(list(fetched.keys), error)
-
-    def backlog(self, worker: str, tier: str, limit: int) -> Backlog | None:
-        """Ask for what waits for a route; not for what is less urgent than what the broker holds for it.
-
-        Returns:
-            ``None`` if it may not be asked for.
-        """
-        if not self.may_take(worker, tier):
-            return None
-        queue = self._app.router.queue(worker, tier)
-        try:
-            counts = self._publisher.counts(queue, self._app.broker.lengths([queue])[queue], (worker, tier))
-        except BrokerUnavailableError:
-            counts = [0]
-        free = tuple(0 if sum(counts[urgency + 1 :]) else limit for urgency in range(URGENCIES))
-        if not any(free):
-            return None
-        return Backlog([(worker, tier)], [free], [uuid7() for _ in range(limit)], self._publisher.fairness)
+_LONGEST_BATCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +65,7 @@ class Turn:
         self._in_hand: list[Claim] = []
         self._turns = turns
         self._until = time.monotonic() + TURN_S
-        self._ends_at = time.monotonic() + _LONGEST_S
+        self._ends_at = time.monotonic() + turns.longest_s
         self._is_over = alone
         self._is_dry = False  # nothing was on the queues a moment ago
         self._fetched = NOTHING
@@ -217,9 +79,37 @@ class Turn:
         self._in_hand, self.todo = self.todo, []
         return self._in_hand
 
-    def leave(self, claim: Claim) -> None:
-        """Hear that a claim is done with: what comes of it is not this turn's business."""
-        self._in_hand = [one for one in self._in_hand if one is not claim]
+    def record(self, ends: Sequence[End], backlog: Backlog | None) -> Turned:
+        """End stages, and claim what this turn goes on with: what was fetched, and what waits."""
+        try:
+            found = self._turns.call(ends, self.place, backlog, self.pulled)
+        except Exception:
+            if not ends or not (backlog or self.pulled):
+                raise
+            # What others wait for has nothing to do with what has ended here.
+            logger.exception("what was fetched cannot be claimed; the end of stages is recorded without it")
+            self.put_back()
+            found = self._turns.call(ends, self.place)
+        if found.is_leaving:
+            self.put_back()
+        return found
+
+    def in_time(self, claims: Sequence[Claim]) -> Iterator[Claim]:
+        """Give claims one by one, while there is time: what waits behind others has its deadline, too.
+
+        They were taken together since each takes next to nothing. If one takes long, others get the rest.
+        """
+        until = time.monotonic() + _LONGEST_BATCH_S
+        for number, claim in enumerate(claims):
+            if number and time.monotonic() > until:
+                self.leave(*claims[number:])
+                self._turns.hand_back(claims[number:])
+                return
+            yield claim
+
+    def leave(self, *claims: Claim) -> None:
+        """Hear that claims are done with: what comes of them is not this turn's business."""
+        self._in_hand = [one for one in self._in_hand if not any(one is claim for claim in claims)]
 
     @property
     def left(self) -> list[Claim]:
@@ -230,7 +120,7 @@ class Turn:
         """Say whether there is anything to do; if nothing is in hand, after a look at the queues."""
         is_idle = not self.todo and not self.takes
         if is_idle and self._turns.fetches and not self._is_over and not self._is_dry and not self._is_late:
-            self._fetch(self.own.worker, self.own.tier)
+            self._fetch(self.own.worker, self.own.tier, 0)
         return bool(self.todo or self.takes or self._fetched.keys)
 
     @property
@@ -245,16 +135,25 @@ class Turn:
         if self._is_late:
             self._is_over = True
         elif now >= self._until:
-            self._fetch(worker, tier)
+            self._fetch(worker, tier, max(map(self._urgency_below, ended), default=0))
             self._until = now + TURN_S
         elif self._turns.fetches and not self.takes and not any(map(self._children, ended)):
-            self._fetch(worker, tier)
+            self._fetch(worker, tier, 0)
         if self._fetched.keys:  # what the message in hand would have sent when it is done with is sent now
             request.chain = request.chord = None
             self.carrier = None
 
-    def _fetch(self, worker: str, tier: str) -> None:
-        self._fetched = self._turns.fetch(worker, tier)
+    def _urgency_below(self, one: Ended) -> int:
+        """Say how urgent the most urgent child of a stage is that this slot could go on with; 0 if there is none."""
+        levels = (one.claim.priority if child.priority is None else child.priority for child in self._children(one))
+        return max((urgency(level) for level in levels), default=0)
+
+    def _fetch(self, worker: str, tier: str, least: int) -> None:
+        try:
+            self._fetched = self._turns.fetch(worker, tier, least)
+        except Exception:
+            logger.exception("nothing can be fetched; what has ended is recorded all the same")
+            self._fetched = Fetched(is_stopped=True)
         self.pulled = [(key, uuid7()) for key in self._fetched.keys]
         self._is_over |= self._fetched.is_stopped
         self._is_dry = not self._fetched.keys

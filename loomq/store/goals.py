@@ -221,11 +221,12 @@ def await_end(database: Database, goal_id: UUID, within_s: float) -> tuple[str |
         within_s: For how long.
 
     Returns:
-        Its state, ``None`` if there is no such goal; and whether it was asked: not if it has ended, nor while somebody
-        holds it.
+        Its state, ``None`` if there is no such goal; and, of an open one, whether its end will be notified: not while
+        somebody holds it, as whoever ends it does.
     """
     rows = database.call("SELECT * FROM loomq_await(%(goal)s, %(within)s)", {"goal": goal_id, "within": within_s})
-    return tuple(rows[0])
+    state, is_asked = rows[0]
+    return state, bool(is_asked)
 
 
 def get(database: Database, goal_id: UUID) -> Row[Any] | None:

@@ -130,13 +130,13 @@ class Turned:
         outcomes: One an end, in order; stages that were claimed are not among their ``published`` and ``held``.
         claims: What the process goes on with.
         due: Raw calls that were taken and must be sent: only Celery's own message can bring them.
-        queues: Those that the node serves by now; ``None`` if it takes nothing more, so that nothing was claimed.
+        is_leaving: Whether the node takes nothing more, so that nothing was claimed.
     """
 
     outcomes: tuple[Outcome, ...]
     claims: tuple[Claim, ...]
     due: tuple[Due, ...]
-    queues: frozenset[str] | None
+    is_leaving: bool
 
 
 def turn(
@@ -174,8 +174,7 @@ def turn(
     found = rows[0][0]
     due = [Due(StageKey(UUID(goal), name, item), *rest) for goal, name, item, *rest in found["due"]]
     outcomes, claims = map(Outcome.of, found["done"]), map(_claim, found["claims"])
-    queues = None if found["queues"] is None else frozenset(found["queues"])
-    return Turned(tuple(outcomes), tuple(claims), tuple(due), queues)
+    return Turned(tuple(outcomes), tuple(claims), tuple(due), not found["lives"])
 
 
 def _claim(row: dict[str, Any]) -> Claim:

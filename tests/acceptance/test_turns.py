@@ -25,6 +25,7 @@ def shop(project):
     project.worker("slow", SLOW)
     project.worker("holding", HOLDING)
     project.worker("other", SLOW)
+    project.worker("light", 'time.sleep(payload["s"])\nreturn {"output": {}}')
     project.worker("rare", SLOW, max_concurrent=1)
     links = (("a", ""), ("b", "a"), ("c", "b"))
     stages = [f"- {{name: {name}, worker_type: slow, depends_on: [{above}]}}" for name, above in links]
@@ -82,6 +83,18 @@ def test_a_chain_gives_way_to_what_waits_and_none_of_its_stages_is_forgotten(hel
     assert all(stage.deliveries == 1 for chain in chains for stage in chain.stages())
 
 
+def test_an_urgent_chain_goes_on_before_less_urgent_work(held, loom):
+    _, let_go = held
+    chain = submit_goal("", pipeline="chain", loom=loom, priority="critical")
+    low = [submit_task("slow", {"n": n}, loom=loom, priority="low") for n in range(4)]
+    let_go()
+    chain.result(timeout=30)
+    for handle in low:
+        handle.result(timeout=30)
+    ended = max(stage.ended_at for stage in chain.stages())
+    assert ended <= min(handle.stages()[0].started_at for handle in low)
+
+
 def test_raw_calls_and_limited_work_come_through_celery_between_the_others(held, loom):
     node, let_go = held
     before = submit_task("slow", {}, loom=loom)
@@ -124,8 +137,8 @@ def test_a_process_that_dies_with_what_it_has_fetched_loses_nothing(shop, loom, 
         HERE = Path(__file__).parent / "died"
 
 
-        def patched(self, queues, original):
-            found = original(self, queues)
+        def patched(*arguments):
+            found = original(*arguments)
             if found.keys and not HERE.exists():
                 HERE.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -135,7 +148,7 @@ def test_a_process_that_dies_with_what_it_has_fetched_loses_nothing(shop, loom, 
         import loomq.queues.fetch as module
 
         original = module.Fetcher.fetch
-        module.Fetcher.fetch = lambda self, queues: patched(self, queues, original)
+        module.Fetcher.fetch = patched
         """,
     )
     start_node("-c", "1")
@@ -144,6 +157,25 @@ def test_a_process_that_dies_with_what_it_has_fetched_loses_nothing(shop, loom, 
         handle.result(timeout=60)
     assert (shop.folder / "died").exists()
     assert max(handle.stages()[0].deliveries for handle in handles) <= 2
+
+
+def test_of_a_batch_in_which_one_takes_long_others_get_the_rest(held, shop, loom):
+    node, let_go = held
+    light = [submit_task("light", {"s": 0}, loom=loom) for _ in range(4)]
+    let_go()
+    for handle in light:
+        handle.result(timeout=30)
+    hold, started = shop.folder / "hold", shop.folder / "started"
+    started.unlink()
+    hold.touch()
+    submit_task("holding", {"hold": str(hold), "started": str(started)}, loom=loom)
+    wait_until(started.exists, "the slot to be busy")
+    batch = [submit_task("light", {"s": 0 if n else 1.2}, loom=loom) for n in range(8)]
+    hold.unlink()
+    for handle in batch:
+        handle.result(timeout=30)
+    assert node.text().count("is handed back") == 7
+    assert all(handle.stages()[0].deliveries == 1 for handle in batch), "what was not begun does not count"
 
 
 def test_slots_leave_a_queue_alone_that_their_node_was_told_to_leave(held, loom):
@@ -160,3 +192,53 @@ def test_slots_leave_a_queue_alone_that_their_node_was_told_to_leave(held, loom)
     loom.app.control.add_consumer("other.local")
     left.result(timeout=30)
     assert node.process.poll() is None
+
+
+def test_a_fetch_that_fails_in_any_way_costs_no_result(shop, loom, start_node):
+    shop.env["PYTHONPATH"] = str(shop.folder)
+    shop.write(
+        "sitecustomize.py",
+        """
+        import loomq.queues.fetch as module
+
+
+        def broken(*_arguments):
+            raise KeyError("something that nobody thought of")
+
+
+        module.Fetcher.fetch = broken
+        """,
+    )
+    node = start_node("-c", "1")
+    handles = [submit_task("slow", {"n": n}, loom=loom) for n in range(3)]
+    for handle in handles:
+        handle.result(timeout=30)
+    assert all(handle.stages()[0].deliveries == 1 for handle in handles)
+    assert "something that nobody thought of" in node.text()
+
+
+def test_a_message_that_cannot_be_claimed_costs_no_result(shop, loom, start_node):
+    shop.env["PYTHONPATH"] = str(shop.folder)
+    shop.write(
+        "sitecustomize.py",
+        """
+        import loomq.store.turns as module
+
+        original = module.turn
+
+
+        def broken(database, ends, place, lease_s, backlog=None, pulled=()):
+            if pulled:
+                raise ValueError("something that nobody thought of")
+            return original(database, ends, place, lease_s, backlog)
+
+
+        module.turn = broken
+        """,
+    )
+    node = start_node("-c", "1")
+    handles = [submit_task("slow", {"n": n}, loom=loom) for n in range(4)]
+    for handle in handles:
+        handle.result(timeout=30)
+    assert all(handle.stages()[0].deliveries == 1 for handle in handles)
+    assert "is recorded without it" in node.text()

@@ -204,6 +204,13 @@ def test_what_was_fetched_is_claimed_in_the_same_call_as_ends(database, place):
     assert row(database, theirs, "x").deliveries == 1
 
 
+def test_what_is_claimed_in_a_turn_holds_no_key_of_an_earlier_attempt(database, place):
+    goal = submit(database, new_stage("a", state="published"))
+    database.call("UPDATE stages SET limit_key = 'k', wants_key = true", {})
+    turns.turn(database, [], place, 15, pulled=[(StageKey(goal, "a"), uuid7())])
+    assert database.call("SELECT limit_key, wants_key FROM stages", {}) == [(None, False)]
+
+
 def test_a_fetched_message_that_came_twice_or_late_claims_nothing(database, place):
     taken, paused, over = (submit(database, new_stage("a")) for _ in range(3))
     claimed(database, place, taken, "a")
@@ -211,7 +218,7 @@ def test_a_fetched_message_that_came_twice_or_late_claims_nothing(database, plac
     goals.end(database, over, "cancelled", {})
     pulled = [(StageKey(goal, "a"), uuid7()) for goal in (taken, paused, over, uuid7())]
     found = turns.turn(database, [], place, 15, pulled=pulled)
-    assert (found.claims, found.queues) == ((), {"echo.local"})
+    assert (found.claims, found.is_leaving) == ((), False)
     assert states_of(database, paused) == {"a": "ready"}
 
 
@@ -219,7 +226,7 @@ def test_a_node_that_is_leaving_claims_nothing_of_what_it_fetched(database, plac
     goal = submit(database, new_stage("a", state="published"))
     database.call("DELETE FROM nodes", {})
     found = turns.turn(database, [], place, 15, pulled=[(StageKey(goal, "a"), uuid7())])
-    assert (found.claims, found.queues) == ((), None)
+    assert (found.claims, found.is_leaving) == ((), True)
     assert states_of(database, goal) == {"a": "published"}
 
 

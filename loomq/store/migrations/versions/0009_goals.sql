@@ -1,5 +1,6 @@
 -- A notification holds one lock of the whole server until its commit is on the disk, so that commits with one go one by one.
--- The end of a goal is therefore notified only if somebody waits for it.
+-- That a goal has come to its end is therefore notified only if somebody waits for it; that it was ended, as by a failure,
+-- always.
 ALTER TABLE goals ADD COLUMN awaited_until timestamptz;
 
 -- Ask to be notified of a goal's end. Says how the goal is, null if there is none, and whether the notification is sure to
@@ -8,8 +9,8 @@ CREATE FUNCTION loomq_await(p_goal uuid, p_seconds double precision)
 RETURNS TABLE (state text, asked boolean) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    SELECT g.state, g.awaited_until > clock_timestamp() + make_interval(secs => p_seconds / 2) INTO state, asked
-    FROM goals g WHERE g.id = p_goal;
+    SELECT g.state, coalesce(g.awaited_until > clock_timestamp() + make_interval(secs => p_seconds / 2), false)
+    INTO state, asked FROM goals g WHERE g.id = p_goal;
     IF NOT FOUND OR asked OR state <> 'open' THEN
         RETURN NEXT;
         RETURN;

@@ -11,7 +11,8 @@ BEGIN
         state = 'claimed', token = p_token, node = p_node, pid = p_pid, message_id = p_message,
         lease_until = clock_timestamp() + make_interval(secs => p_lease_s),
         deliveries = s.deliveries + (s.state <> 'claimed')::integer,
-        started_at = clock_timestamp(), ended_at = NULL, not_before = NULL, reason = NULL
+        started_at = clock_timestamp(), ended_at = NULL, not_before = NULL, reason = NULL, limit_key = NULL,
+        wants_key = false
     WHERE s.goal_id = p_goal AND s.name = p_name AND s.item = p_item
       AND (s.state IN ('ready', 'published') AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
            OR s.state = 'claimed' AND s.token = p_token)
@@ -95,14 +96,13 @@ END $$;
 -- p_pulled: [{goal, name, item, token}]: stages whose messages it took.
 -- p_backlog: {workers, tiers, free, limit, age, share, tokens}: take what waits for these routes, as loomq_take_ready_2.
 -- A call that is made again because its answer was lost finds its own claims by their tokens.
--- Gives {done: [[outcome, ready, goal_ended, backlog, chord_full]], claims: […], due: […], queues}: those that the node
--- serves by now; null if it is leaving, and nothing was claimed.
+-- Gives {done: [[outcome, ready, goal_ended, backlog, chord_full]], claims: […], due: […], lives}; without `lives` the node
+-- is leaving, and nothing was claimed.
 CREATE FUNCTION loomq_turn_2(p_done jsonb, p_pulled jsonb, p_backlog jsonb, p_node uuid, p_pid integer,
                              p_message text, p_lease_s double precision)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     v_lives boolean;
-    v_queues text[];
     v_rates jsonb;
     v_done jsonb := '[]';
     v_claims jsonb := '[]';
@@ -126,8 +126,7 @@ DECLARE
     k record;
 BEGIN
     -- A node that is leaving, or not known yet, takes no more.
-    SELECT x.queues INTO v_queues FROM nodes x WHERE x.id = p_node;
-    v_lives := FOUND;
+    SELECT EXISTS (SELECT 1 FROM nodes x WHERE x.id = p_node) INTO v_lives;
     IF v_lives THEN
         SELECT coalesce(jsonb_object_agg(o.name, o.rate), '{}') INTO v_rates FROM limit_overrides o;
     END IF;
@@ -252,5 +251,5 @@ BEGIN
     IF v_done = '[]' THEN
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
-    RETURN jsonb_build_object('done', v_done, 'claims', v_claims, 'due', v_due, 'queues', v_queues);
+    RETURN jsonb_build_object('done', v_done, 'claims', v_claims, 'due', v_due, 'lives', v_lives);
 END $$;
