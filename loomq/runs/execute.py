@@ -177,7 +177,7 @@ class Executor:
         todo = turn.begin()
         ended: list[Ended] = []
         told = None
-        for claim in turn.in_time(todo):
+        for claim in turn.in_time(request, todo):
             try:
                 found = self._stage(request, turn, claim)
             except Exception as error:

@@ -94,7 +94,7 @@ class Turn:
             self.put_back()
         return found
 
-    def in_time(self, claims: Sequence[Claim]) -> Iterator[Claim]:
+    def in_time(self, request: Any, claims: Sequence[Claim]) -> Iterator[Claim]:
         """Give claims one by one, while there is time: what waits behind others has its deadline, too.
 
         They were taken together since each takes next to nothing. If one takes long, others get the rest.
@@ -102,14 +102,15 @@ class Turn:
         until = time.monotonic() + _LONGEST_BATCH_S
         for number, claim in enumerate(claims):
             if number and time.monotonic() > until:
-                self.leave(*claims[number:])
+                for one in claims[number:]:
+                    self.drop(request, one)
                 self._turns.hand_back(claims[number:])
                 return
             yield claim
 
-    def leave(self, *claims: Claim) -> None:
-        """Hear that claims are done with: what comes of them is not this turn's business."""
-        self._in_hand = [one for one in self._in_hand if not any(one is claim for claim in claims)]
+    def leave(self, claim: Claim) -> None:
+        """Hear that a claim is done with: what comes of it is not this turn's business."""
+        self._in_hand = [one for one in self._in_hand if one is not claim]
 
     @property
     def left(self) -> list[Claim]:
