@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -77,7 +78,13 @@ class WorkerNode:
         def leaving(how: str = "", **_: Any) -> None:
             node._leave(app.loom_settings.shutdown_seconds, at_once=how == "Cold")
 
+        def before_fork(**_: Any) -> None:
+            # What parent and children share stays shared: the collector would write to all of it once in a while.
+            gc.collect()
+            gc.freeze()
+
         logging.getLogger("celery.worker.request").addFilter(self._is_news)
+        signals.worker_before_create_process.connect(before_fork, weak=False)
         signals.worker_process_init.connect(in_child, weak=False)
         signals.worker_shutting_down.connect(leaving, weak=False)
 

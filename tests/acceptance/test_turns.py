@@ -242,3 +242,10 @@ def test_a_message_that_cannot_be_claimed_costs_no_result(shop, loom, start_node
         handle.result(timeout=30)
     assert all(handle.stages()[0].deliveries == 1 for handle in handles)
     assert "is recorded without it" in node.text()
+
+
+def test_what_a_nodes_processes_share_stays_shared(shop, loom, start_node):
+    shop.worker("frozen", 'import gc\nreturn {"output": {"kept": gc.get_freeze_count()}}')
+    start_node("-c", "1")
+    kept = submit_task("frozen", {}, loom=loom).result(timeout=30)["kept"]
+    assert kept > 10_000, "the collector would write to the pages of all that was loaded before the fork"
