@@ -95,7 +95,7 @@ chaos-quick: setup ## The same in three minutes
 chaos-schedules: setup ## Two beats of which either is killed or stopped every 10 s: 200 due times, a goal each
 	@$(PY) -m tests.chaos schedules
 
-bench: setup ## Compare with raw Celery and other systems, and measure what has to stay flat: half an hour
+bench: setup ## Compare with raw Celery and other systems, and measure what has to stay flat: ten minutes
 	@$(PY) -m benchmarks.compare
 	@$(PY) -m benchmarks.compare --flush-ms 2 --systems loomq celery_redis
 	@$(PY) -m benchmarks.growth
