@@ -100,7 +100,7 @@ bench: setup ## Compare with raw Celery and other systems, and measure what has 
 	@$(PY) -m benchmarks.compare --flush-ms 2 --systems loomq celery_redis
 	@$(PY) -m benchmarks.growth
 
-bench-quick: setup ## Compare with raw Celery, in two minutes: a table, and a JSON line a figure
+bench-quick: setup ## Compare with raw Celery, in half a minute: a table, and a JSON line a figure
 	@$(PY) -m benchmarks.compare --quick
 
 bench-pipelines: setup ## Measure makespan, messages and a for_each over 10,000 items: a JSON line a DAG

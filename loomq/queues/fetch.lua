@@ -1,6 +1,6 @@
 -- Take messages from the first list that holds any, for a slot that is done with its own.
 --
--- KEYS      the lists in the order in which Celery looks at them
+-- KEYS      the lists, the most urgent first; the caller shuffles those of one urgency
 -- ARGV      for each list how many may be taken of it; 0 for one that only Celery may take from
 --
 -- {stopped, which list, item, item, …}. What comes next is left to Celery (stopped = 1) if it lies on such a list or is no

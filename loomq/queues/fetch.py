@@ -54,7 +54,7 @@ NOTHING = Fetched()
 
 
 class Fetcher:
-    """Take from a Redis broker; of another one it is only known that it may hold something.
+    """Take from a Redis broker.
 
     A message that was taken is gone from the broker: if the process dies before its row is claimed, the sweeper sends
     it again, as with one that was lost on the way.

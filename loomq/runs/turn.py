@@ -20,11 +20,10 @@ from loomq.runs.turns import TURN_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from uuid import UUID
 
     from loomq.runs.plan import Plan, StagePlan
     from loomq.runs.turns import Turns
-    from loomq.store.stages import Claim, Outcome, Place, StageKey
+    from loomq.store.stages import Claim, Outcome, Place
     from loomq.store.turns import Backlog, End, Turned
     from loomq.workers.runtime import Done
 
@@ -69,8 +68,6 @@ class Turn:
         self._is_over = alone
         self._is_dry = False  # nothing was on the queues a moment ago
         self._fetched = NOTHING
-        #: What was fetched and has to be claimed, with tokens.
-        self.pulled: list[tuple[StageKey, UUID]] = []
         self._wanted: tuple[str, str] | None = None
         self._freed: dict[tuple[str, str], tuple[StagePlan, bool]] = {}
 
@@ -81,10 +78,11 @@ class Turn:
 
     def record(self, ends: Sequence[End], backlog: Backlog | None) -> Turned:
         """End stages, and claim what this turn goes on with: what was fetched, and what waits."""
+        pulled = [(key, uuid7()) for key in self._fetched.keys]
         try:
-            found = self._turns.call(ends, self.place, backlog, self.pulled)
+            found = self._turns.call(ends, self.place, backlog, pulled)
         except Exception:
-            if not ends or not (backlog or self.pulled):
+            if not ends or not (backlog or pulled):
                 raise
             # What others wait for has nothing to do with what has ended here.
             logger.exception("what was fetched cannot be claimed; the end of stages is recorded without it")
@@ -141,8 +139,7 @@ class Turn:
         elif self._turns.fetches and not self.takes and not any(map(self._children, ended)):
             self._fetch(worker, tier, 0)
         if self._fetched.keys:  # what the message in hand would have sent when it is done with is sent now
-            request.chain = request.chord = None
-            self.carrier = None
+            self._cut_chain(request)
 
     def _urgency_below(self, one: Ended) -> int:
         """Say how urgent the most urgent child of a stage is that this slot could go on with; 0 if there is none."""
@@ -155,13 +152,12 @@ class Turn:
         except Exception:
             logger.exception("nothing can be fetched; what has ended is recorded all the same")
             self._fetched = Fetched(is_stopped=True)
-        self.pulled = [(key, uuid7()) for key in self._fetched.keys]
         self._is_over |= self._fetched.is_stopped
         self._is_dry = not self._fetched.keys
 
     def put_back(self) -> None:
         """Let others have what was fetched, since it is not claimed; the turn is over."""
-        fetched, self._fetched, self.pulled = self._fetched, NOTHING, []
+        fetched, self._fetched = self._fetched, NOTHING
         self._is_over = True
         if fetched.keys:
             self._turns.put_back(fetched)
@@ -212,7 +208,7 @@ class Turn:
         """Go on with claims; one that the message would have published is taken out of it."""
         self.todo += claims
         self._in_hand = []
-        self._fetched, self.pulled = NOTHING, []
+        self._fetched = NOTHING
         self._is_dry &= not claims
         if self.carrier is None:
             return
@@ -233,8 +229,12 @@ class Turn:
         """Hear that a claim has led to no result: if the rest of the message followed it, nothing does now."""
         self.leave(claim)
         if claim is self.carrier:
-            request.chain = request.chord = None
-            self.carrier = None
+            self._cut_chain(request)
+
+    def _cut_chain(self, request: Any) -> None:
+        """Let the message in hand send nothing when it is done with."""
+        request.chain = request.chord = None
+        self.carrier = None
 
 
 def carried_by(request: Any) -> tuple[str, ...]:

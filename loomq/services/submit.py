@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from loomq.services.inspect import StageView
 
 _POLL_S = 1.0
-_AWAITED_S = 10.0
+_AWAITED_S = 10.0  # for how long one asks to be notified; half of it before one asks again
 _HELD_S = 0.05  # somebody has the goal's row in hand, as whoever ends it does
 
 
@@ -191,10 +191,9 @@ class GoalHandle:
 
     def _wait(self, timeout: float | None, on_change: Callable[[], None] | None, every_s: float) -> None:
         until = None if timeout is None else time.monotonic() + timeout
-        about_us = f"{self.goal_id} "
+        about_us, within_s = f"{self.goal_id} ", max(_AWAITED_S, 4 * every_s)
         with self._loom.database.listen("loomq_ended", self._loom.settings.listen_url) as listener:
             while True:
-                within_s = max(_AWAITED_S, 4 * every_s)
                 state, is_asked = goals.await_end(self._loom.database, self.goal_id, within_s)
                 if state != "open":  # or it is gone, which whoever reads its result will say
                     return
