@@ -83,5 +83,5 @@ class Pacemaker:
         """Say how often this node looks: at random, so that several do not look at the same time."""
         limiter = self._app.limiter
         queues = {self._app.router.queue(*route) for route in limiter.limits.routes_of(share, limiter.rates)}
-        count = max((self._publisher.served(queue).nodes for queue in queues), default=1)
+        count = max((self._publisher.windows.served(queue).nodes for queue in queues), default=1)
         return _PERIOD_S * max(1, count) * random.uniform(0.5, 1.5)  # noqa: S311

@@ -13,36 +13,32 @@ from celery import chain, chord
 
 from loomq.errors import BrokerUnavailableError, EnvironmentNotReadyError
 from loomq.pipelines.canvas import Segment, segments
-from loomq.queues.names import HEADER, STAGE_GROUP, StageMessage, task_name, urgency
-from loomq.store import backlog, nodes
+from loomq.queues.names import HEADER, STAGE_GROUP, StageMessage, task_name
+from loomq.runs.windows import Windows
+from loomq.store import backlog
 from loomq.store import limits as limited
 from loomq.store.backlog import Fairness
 from loomq.store.stages import StageKey
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Sequence
     from uuid import UUID
 
     from loomq.errors import LoomqError
     from loomq.queues.app import LoomCelery
-    from loomq.queues.broker import Lengths
     from loomq.runs.plan import Plan
+    from loomq.runs.windows import Route
     from loomq.settings import Settings
     from loomq.store.backlog import Due
     from loomq.store.engine import Database
 
 logger = logging.getLogger(__name__)
 
-_SERVED_KNOWN_FOR_S = 2.0
 _FIRSTS_EVERY_S = 0.02
-_LENGTHS_KNOWN_FOR_S = 0.02
 _TOP_UP_EVERY_S = 0.01
 _SHARE_OF_THE_OLD = 1 / 8
 _AGAIN_S = 1.0
 _PLANS_KEPT = 256
-_UNSERVED = nodes.Served(0, 0)
-
-Route = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,79 +63,15 @@ class Publisher:
     """
 
     def __init__(self, settings: Settings, database: Database, app: LoomCelery) -> None:
-        self._settings = settings
         self._database = database
         self._app = app
+        self.windows = Windows(settings, database, app)
         self.fairness = Fairness(settings.ageing_seconds, _SHARE_OF_THE_OLD)
-        self._served: dict[str, nodes.Served] = {}
-        self._served_read_at = float("-inf")
         self._firsts_at: dict[str, float] = {}
         self._topped_at: dict[str, float] = {}
         self._lock = threading.Lock()
         self._topping: dict[str, bool] = {}  # with whether somebody else has asked meanwhile
-        self._lengths_at: dict[str, tuple[float, dict[int | None, int]]] = {}
         self._alone: dict[int, tuple[Plan, object, object, frozenset[str]]] = {}
-
-    def room(self, places: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str, int], int]:
-        """Say how many more messages of a level each (worker, tier, level) takes on its queue.
-
-        What is urgent is taken though less urgent messages fill the window. Nothing is said of work under a limit,
-        which is fed, nor of any if the broker is out of reach.
-        """
-        asked = {place: self._app.router.queue(*place[:2]) for place in places if not self.share_of(*place[:2])}
-        try:
-            lengths = self._lengths(sorted(set(asked.values())))
-        except BrokerUnavailableError:
-            return {}
-        found = {}
-        for (worker, tier, level), queue in asked.items():
-            free = self.free(queue, self.counts(queue, lengths[queue], (worker, tier)))
-            found[worker, tier, level] = max(free[urgency(level, first=False)], min(1, free[urgency(level)]))
-        return {place: number for place, number in found.items() if number > 0}
-
-    def _lengths(self, queues: Sequence[str]) -> Lengths:
-        """Say how long queues are, or were a moment ago: what this process has sent since is counted in."""
-        now = time.monotonic()
-        old = [queue for queue in queues if now - self._lengths_at.get(queue, (0.0, {}))[0] > _LENGTHS_KNOWN_FOR_S]
-        if old:
-            for queue, lengths in self._app.broker.lengths(old).items():
-                self._lengths_at[queue] = (now, dict(lengths))
-        return {queue: self._lengths_at[queue][1] for queue in queues}
-
-    def counts(self, queue: str, lengths: Mapping[int | None, int], *routes: Route) -> Sequence[int]:
-        """Say how many messages of each urgency a queue holds.
-
-        Args:
-            lengths: What the broker says of it.
-            routes: Those that it serves, as far as they matter: RabbitMQ does not tell how urgent is what it holds.
-                Unless the window is full it counts as least urgent.
-        """
-        if None not in lengths:
-            return [lengths.get(self._app.broker_priority(each), 0) for each in range(backlog.URGENCIES)]
-        if lengths[None] >= self.window(queue):
-            return backlog.published_by_urgency(self._database, routes)
-        return [lengths[None], *[0] * (backlog.URGENCIES - 1)]
-
-    def free(self, queue: str, counts: Sequence[int]) -> tuple[int, ...]:
-        """Say how many messages a queue takes of each urgency and more; never less than none."""
-        window = self.window(queue)
-        return tuple(max(0, window - sum(counts[each:])) for each in range(backlog.URGENCIES))
-
-    def window(self, queue: str) -> int:
-        """Say how many messages a queue should hold."""
-        return max(self._settings.window_min, self.served(queue).slots * self._settings.window_per_slot)
-
-    def served(self, queue: str) -> nodes.Served:
-        """Say how many live nodes and slots serve a queue, as it was a moment ago."""
-        if time.monotonic() - self._served_read_at > _SERVED_KNOWN_FOR_S:
-            self._served_read_at = time.monotonic()
-            try:
-                within_s = nodes.silent_after_s(self._settings.heartbeat_seconds)
-                self._served = nodes.served(self._database, within_s=within_s)
-            except EnvironmentNotReadyError:
-                # Only advice: what is known already serves, and a finished stage must not fail for it.
-                logger.debug("the nodes' slots could not be read")
-        return self._served.get(queue, _UNSERVED)
 
     def share_of(self, worker: str, tier: str) -> str | None:
         """Name what a route's work shares its limits with; ``None`` if it has none."""
@@ -213,12 +145,12 @@ class Publisher:
 
     def _top_up(self, queue: str, route: Route, at_least: int, *, light: bool) -> int:
         try:
-            counts = self.counts(queue, self._app.broker.lengths([queue])[queue], route)
+            counts = self.windows.counts(queue, self._app.broker.lengths([queue])[queue], route)
         except BrokerUnavailableError:
             return 0
-        free = self.free(queue, counts)
+        free = self.windows.free(queue, counts)
         if light:
-            return self._take([route], [free], min(max(free), self.served(queue).slots - sum(counts)))
+            return self._take([route], [free], min(max(free), self.windows.served(queue).slots - sum(counts)))
         if free[0] >= at_least or at_least == 1:
             return self._take([route], [free], max(free))
         return self._take_firsts(queue, route, free, sum(counts[1::2]))
@@ -229,7 +161,7 @@ class Publisher:
         Args:
             waiting: How many first messages it holds.
         """
-        now, slots = time.monotonic(), max(1, self.served(queue).slots)
+        now, slots = time.monotonic(), max(1, self.windows.served(queue).slots)
         if waiting >= slots or now - self._firsts_at.get(queue, 0.0) < _FIRSTS_EVERY_S:
             return 0
         self._firsts_at[queue] = now
@@ -254,7 +186,7 @@ class Publisher:
         limits, rates = self._app.limiter.limits, self._app.limiter.rates
         # A queue that nobody serves must not use up what others may start.
         named = dict.fromkeys([*limits.routes_of(share, rates), *routes])
-        known = {route: queue for route in named if self.served(queue := self._app.router.queue(*route)).nodes}
+        known = {route: queue for route in named if self.windows.served(queue := self._app.router.queue(*route)).nodes}
         tier = share.removeprefix("tier:") if share.startswith("tier:") else None
         shared = limits.of_tier(tier, rates)
         own = {route: bucket for route in known if (bucket := limits.of_worker(route[0], rates)) is not None}
@@ -272,7 +204,8 @@ class Publisher:
         except BrokerUnavailableError as error:
             logger.debug("nothing of %s is sent: %s", share, error.message)
             return Fed(wait_s=_AGAIN_S)
-        free = [self.free(queue, self.counts(queue, lengths[queue], route)) for route, queue in known.items()]
+        windows = self.windows
+        free = [windows.free(queue, windows.counts(queue, lengths[queue], route)) for route, queue in known.items()]
         found = limited.Share(
             name=share,
             routes=list(known),
@@ -336,6 +269,7 @@ class Publisher:
         try:
             self._app.broker.run(work)
         except BrokerUnavailableError as error:
+            self.windows.forget()
             self.not_sent(keys, error)
 
     def _canvas(self, goal_id: UUID, plan: Plan, segment: Segment, priority: int, bulk: Collection[str] = ()) -> Any:
@@ -354,10 +288,7 @@ class Publisher:
     def _signature(self, key: StageKey, worker: str, tier: str, priority: int, *, bulk: bool) -> Any:
         message, header = StageMessage(key.goal_id, key.name, key.item), _header(priority, bulk=bulk)
         queue, sent_as = self._app.router.queue(worker, tier), self._app.priority_of(header)
-        if queue in self._lengths_at:
-            lengths = self._lengths_at[queue][1]
-            place = None if None in lengths else sent_as
-            lengths[place] = lengths.get(place, 0) + 1
+        self.windows.sent(queue, sent_as)
         return self._app.signature(
             task_name(worker),
             args=message.args,

@@ -62,7 +62,7 @@ class Sequel:
             (child.worker.name, child.tier, priority if child.priority is None else child.priority)
             for child in children
         ]
-        room = self._publisher.room(places) if places else {}
+        room = self._publisher.windows.room(places) if places else {}
         return {f"{worker}.{tier}.{level}": free for (worker, tier, level), free in room.items()}
 
     def after(

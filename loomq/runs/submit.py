@@ -226,7 +226,8 @@ class Submitter:
             if due_now and not one.is_limited
             for row in one.roots
         ]
-        room = self._publisher.room(dict.fromkeys(places)) if places else {}
+        # Of a single message there is at most one too many: then nobody waits for the broker first.
+        room = self._publisher.windows.room(dict.fromkeys(places), as_seen=len(places) == 1) if places else {}
         found = self._write([one.submission(room if not one.is_limited else {}, not_before) for one in prepared])
         accepted = []
         for one, (submission, goal_id, created) in zip(prepared, found, strict=True):
@@ -237,6 +238,8 @@ class Submitter:
             accepted.append(Accepted(goal_id, one.plan, created, bool(sent)))
         if due_now:
             self._top_up([one for one, new in zip(prepared, accepted, strict=True) if new.created])
+        if room and len(places) == 1:
+            self._publisher.windows.look(places)
         return accepted
 
     def _top_up(self, prepared: Sequence[_Prepared]) -> None:

@@ -247,8 +247,9 @@ class Sweeper:
             raise
         lost = self._find_lost(found.published, queues, look, memory)
         lost |= self._raise_old(found)
+        windows = self._publisher.windows
         room = {
-            route: self._publisher.free(queue, self._publisher.counts(queue, look.lengths[queue], route))
+            route: windows.free(queue, windows.counts(queue, look.lengths[queue], route))
             for route, queue in queues.items()
         }
         # The emptiest first: if the time does not suffice for all, the next pass goes on with the rest.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,6 +50,22 @@ class _Known(NamedTuple):
 _NOTHING = _Known(0, 0.0, 0.0)
 
 
+@dataclass
+class _Seen:
+    """What follows from the files, the queues served and the rates set by hand, as long as they stay.
+
+    Args:
+        takes: Whether the node serves a route (worker, tier), and nothing limits it.
+        lanes: The worker of each of the node's queues; ``None`` where only Celery may take.
+    """
+
+    served: frozenset[str]
+    project: object
+    rates: object
+    takes: dict[tuple[str, str], bool] = field(default_factory=dict)
+    lanes: dict[str, str | None] | None = None
+
+
 class Turns:
     """What a process knows of its workers and of its node, for its turns.
 
@@ -64,7 +81,7 @@ class Turns:
         self._configs = configs
         self._served = served
         self._fetcher = Fetcher(app.broker) if app.is_redis else None
-        self._lanes: tuple[tuple[frozenset[str], object, object] | None, dict[str, str | None]] = (None, {})
+        self._seen: _Seen | None = None
         self._known: dict[str, _Known] = {}
 
     def call(
@@ -105,13 +122,24 @@ class Turns:
 
     def may_take(self, worker: str, tier: str) -> bool:
         """Say whether this node serves a route, and nothing limits it."""
-        spec = self._configs.project.catalog.workers.get(worker)
-        return (
-            self._app.router.queue(worker, tier) in self._served()
-            and self._publisher.share_of(worker, tier) is None
-            and self._configs.limits.slots(worker) is None
-            and (spec is None or spec.concurrency_key is None)
-        )
+        seen = self._now()
+        found = seen.takes.get((worker, tier))
+        if found is None:
+            spec = self._configs.project.catalog.workers.get(worker)
+            found = seen.takes[worker, tier] = (
+                self._app.router.queue(worker, tier) in seen.served
+                and self._publisher.share_of(worker, tier) is None
+                and self._configs.limits.slots(worker) is None
+                and (spec is None or spec.concurrency_key is None)
+            )
+        return found
+
+    def _now(self) -> _Seen:
+        served, project, rates = self._served(), self._configs.project, self._app.limiter.rates
+        seen = self._seen
+        if seen is None or seen.served != served or seen.project is not project or seen.rates is not rates:
+            seen = self._seen = _Seen(served, project, rates)
+        return seen
 
     def children(self, plan: Plan, stage: StagePlan) -> list[StagePlan]:
         """List the children of a stage that its process may go on with."""
@@ -154,17 +182,15 @@ class Turns:
 
     def _open_lanes(self) -> dict[str, str | None]:
         """Name the worker of each of the node's queues; ``None`` where only Celery may take."""
-        limiter = self._app.limiter
-        seen = (self._served(), self._configs.project, limiter.rates)
-        known = self._lanes[0]
-        if known is None or known[0] != seen[0] or known[1] is not seen[1] or known[2] is not seen[2]:
-            found: dict[str, str | None] = dict.fromkeys(sorted(seen[0]))
+        seen = self._now()
+        if seen.lanes is None:
+            found: dict[str, str | None] = dict.fromkeys(sorted(seen.served))
             for worker, tier in self._app.router.routes_in_use:
                 queue = self._app.router.queue(worker, tier)
                 if queue in found and self.may_take(worker, tier):
                     found[queue] = worker
-            self._lanes = (seen, found)
-        return self._lanes[1]
+            seen.lanes = found
+        return seen.lanes
 
     def put_back(self, fetched: Fetched) -> None:
         """Let others have what was taken and not claimed."""
@@ -184,7 +210,7 @@ class Turns:
             return None
         queue = self._app.router.queue(worker, tier)
         try:
-            counts = self._publisher.counts(queue, self._app.broker.lengths([queue])[queue], (worker, tier))
+            counts = self._publisher.windows.counts(queue, self._app.broker.lengths([queue])[queue], (worker, tier))
         except BrokerUnavailableError:
             counts = [0]
         free = tuple(0 if sum(counts[urgency + 1 :]) else limit for urgency in range(URGENCIES))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from loomq.ids import uuid7
@@ -22,7 +24,7 @@ def shop(project):
 
 def _serve(loom, *queues, slots=2):
     nodes.beat(loom.database, Node(uuid7(), f"n{uuid7()}", 1, "prefork", slots, queues, "0"))
-    loom.publisher._served_read_at = float("-inf")
+    loom.publisher.windows._served_read_at = float("-inf")
 
 
 def _length(loom, queue="echo.local"):
@@ -89,3 +91,68 @@ def test_a_worker_that_nobody_serves_does_not_use_up_its_tiers_slots(shop, loom)
         submit_task(worker, {}, loom=loom)
     sent = loom.database.call("SELECT worker, count(*) FROM stages WHERE state = 'published' GROUP BY 1", {})
     assert [tuple(row) for row in sent] == [("two", 1)]
+
+
+def _told(loom, monkeypatch):
+    """Note when the queues are looked at and when messages are sent."""
+    told = []
+    for owner, name in ((loom.app.broker, "lengths"), (loom.publisher, "publish")):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, name=name, original=original: told.append(name) or original(*a))
+    return told
+
+
+def _pass_a_moment(loom):
+    """Let what was seen of the queues become old."""
+    seen = loom.publisher.windows._seen
+    seen.update({queue: (time.monotonic() - 1, lengths) for queue, (_, lengths) in seen.items()})
+
+
+def test_who_has_seen_room_sends_first_and_looks_afterwards(shop, loom, monkeypatch):
+    told = _told(loom, monkeypatch)
+    submit_task("echo", {}, loom=loom)
+    assert told == ["lengths", "publish"]
+    _pass_a_moment(loom)
+    submit_task("echo", {}, loom=loom)
+    assert told[2:] == ["publish", "lengths"]
+
+
+def test_who_has_not_looked_for_long_sends_one_too_many_at_most(shop, loom):
+    submit_task("echo", {}, loom=loom)
+    other = shop.loom()
+    for _ in range(10):
+        submit_task("echo", {}, loom=other)
+    other.close()
+    assert _states(loom) == {"published": 8, "ready": 3}
+    for _ in range(3):
+        _pass_a_moment(loom)
+        submit_task("echo", {}, loom=loom)
+    assert _states(loom) == {"published": 9, "ready": 5}
+
+
+def test_several_first_stages_are_not_sent_by_what_was_seen_long_ago(shop, loom):
+    shop.pipeline("wide", "\n".join(f"- {{name: s{n}, worker_type: echo, input_mapping: {{}}}}" for n in range(4)))
+    submit_goal("", pipeline="wide", loom=loom)
+    other = shop.loom()
+    for _ in range(10):
+        submit_task("echo", {}, loom=other)
+    other.close()
+    sent = _states(loom)["published"]
+    _pass_a_moment(loom)
+    submit_goal("", pipeline="wide", loom=loom)
+    assert _states(loom)["published"] == sent
+
+
+def test_a_broker_that_goes_away_costs_no_goal_and_what_was_seen_of_it_counts_no_more(shop, loom, monkeypatch):
+    submit_task("echo", {}, loom=loom)
+    told = _told(loom, monkeypatch)
+    _pass_a_moment(loom)
+    loom.app.broker._closed_until = time.monotonic() + 60  # as after a call that it did not answer
+    submit_task("echo", {}, loom=loom)
+    assert _states(loom) == {"published": 1, "ready": 1}
+    submit_task("echo", {}, loom=loom)
+    assert _states(loom) == {"published": 1, "ready": 2}
+    assert told.count("publish") == 1
+    loom.app.broker.ping()
+    submit_task("echo", {}, loom=loom)
+    assert _states(loom) == {"published": 2, "ready": 2}
