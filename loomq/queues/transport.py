@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 from kombu import Connection
-from kombu.transport import pyamqp
+from kombu.transport import pyamqp, virtual
 from kombu.transport import redis as redis_transport
 from kombu.utils.json import loads
 from redis.exceptions import DataError
 
 from loomq.ids import uuid7
 from loomq.queues.broker import failures
-from loomq.queues.names import MALFORMED
+from loomq.queues.names import HEADER, MALFORMED
 from loomq.queues.quarantine import KEPT_BYTES
 from loomq.queues.shape import envelope_fault
 
@@ -75,8 +75,53 @@ class _Deliveries:
         raise error
 
 
+class _RedisQoS(redis_transport.QoS):  # type: ignore[misc]
+    """What a channel has received and not acknowledged.
+
+    kombu writes each message down in Redis, to be delivered again, and takes it out when it is acknowledged. Behind a
+    message of ours stands a row, by which the sweeper sends it again: it is noted in this process only, to be put back.
+    """
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message that was received."""
+        if HEADER in message.headers:
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Forget a message, since a process runs it."""
+        if self._own(delivery_tag) is not None:
+            virtual.QoS.ack(self, delivery_tag)
+        else:
+            super().ack(delivery_tag)
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Put a message back on its queue."""
+        message = self._own(tag)
+        if message is None:
+            super().restore_by_tag(tag, client, leftmost)
+            return
+        info = message.delivery_info
+        with self.pipe_or_acquire(client=client) as pipe:
+            self.channel._do_restore_message(  # noqa: SLF001  (kombu has no public name for it)
+                message._raw,  # noqa: SLF001
+                info["exchange"],
+                info["routing_key"],
+                pipe,
+                leftmost,
+            )
+            pipe.execute()
+
+    def _own(self, tag: str) -> Any:
+        message = self._delivered.get(tag)
+        return message if message is not None and HEADER in message.headers else None
+
+
 class _RedisChannel(_Deliveries):
     """A mixin before one of kombu's Redis channels."""
+
+    QoS = _RedisQoS
 
     @cached_property
     def client(self) -> Any:
