@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_EVENTS_S = 0.05
+
 
 class LoomConsumer(Consumer):  # type: ignore[misc]
     """Check each message before Celery takes it apart; what no task can be made of goes to the quarantine."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._are_events_due = self._is_stopped = False
         self.quarantine = self.app.quarantine
         self.timer.call_repeatedly(FLUSH_S, self.quarantine.flush)
 
@@ -81,8 +84,23 @@ class LoomConsumer(Consumer):  # type: ignore[misc]
         if self.app.runner is not None:
             self.app.runner.serves(served, reloaded=False)
 
+    def on_send_event_buffered(self) -> None:
+        """Send events of tasks a moment later: Celery would send them first, and then hand the task to the pool."""
+        if self._is_stopped:
+            super().on_send_event_buffered()
+        elif self.hub and not self._are_events_due:
+            self._are_events_due = True
+            self.hub.call_soon(self.hub.call_later, _EVENTS_S, self._send_events)  # from any thread
+
+    def _send_events(self) -> None:
+        self._are_events_due = False
+        if self.event_dispatcher:
+            self.event_dispatcher.flush()
+
     def stop(self) -> None:
         """Stop consuming; the pool may then take long to finish."""
+        self._is_stopped = True  # no timer runs from here on
+        self._send_events()
         super().stop()
         self.quarantine.flush(at_once=True)
 
