@@ -28,7 +28,7 @@ from loomq.runs.turns import Turns
 from loomq.store import openings, stages
 from loomq.store.stages import Part, Place, StageKey
 from loomq.store.turns import End
-from loomq.workers.deadline import shared_watchdog
+from loomq.workers.deadline import shared_deadlines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -157,7 +157,7 @@ class Executor:
         self._app.limiter.learn(claim.rates)
         alone = claim.task_id is not None or not self._settings.straight_on
         turn = Turn(self._turns, claim, place, alone=alone)
-        with shared_watchdog():
+        with shared_deadlines():
             try:
                 found = self._batch(request, turn)
                 while turn.more():

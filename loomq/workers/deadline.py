@@ -38,41 +38,75 @@ def soft_deadline(timeout_s: float) -> Iterator[None]:
         yield
         return
 
-    before, unheard = _signals.take(timeout_s)
+    _signals.take(timeout_s)
     try:
         yield
     finally:
-        _signals.leave(before, unheard)
+        _signals.leave()
 
 
 class _Signals:
     """The handlers of both signals; to set and to restore them for each of many small tasks is felt."""
 
     def __init__(self) -> None:
+        self._kept = 0
         self._timeout_s = 0.0
+        self._is_on = False
+        self._on_alarm, self._on_interruption = self._ring, self._interrupt
+        self._before: tuple[Any, Any] | None = None  # the handlers that ours stand in for
 
     def _ring(self, *_: Any) -> None:
-        _shield.strike(SoftDeadline(f"interrupted after {self._timeout_s:g} s"))
+        if self._is_on:
+            _shield.strike(SoftDeadline(f"interrupted after {self._timeout_s:g} s"))
 
     def _interrupt(self, *_: Any) -> None:
-        _shield.strike(LeaseLost("the goal has ended"))
+        if self._is_on:
+            _shield.strike(LeaseLost("the goal has ended"))
 
-    def take(self, timeout_s: float) -> tuple[Any, Any]:
-        """Let a task be interrupted; gives the handlers of before."""
+    def take(self, timeout_s: float) -> None:
+        """Let a task be interrupted."""
         self._timeout_s = timeout_s
-        before = signal.signal(signal.SIGALRM, self._ring)
-        unheard = None
-        if signal.getsignal(INTERRUPTION) == signal.SIG_IGN:
-            unheard = signal.signal(INTERRUPTION, self._interrupt)
+        if (
+            self._before is None or signal.getsignal(signal.SIGALRM) is not self._on_alarm
+        ):  # a task may have set its own
+            self._install()
+        self._is_on = True
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        return before, unheard
 
-    def leave(self, before: Any, unheard: Any) -> None:
+    def _install(self) -> None:
+        alarm, unheard = signal.signal(signal.SIGALRM, self._on_alarm), None
+        if signal.getsignal(INTERRUPTION) == signal.SIG_IGN:
+            unheard = signal.signal(INTERRUPTION, self._on_interruption)
+        if self._before is None:
+            self._before = (alarm, unheard)
+
+    def leave(self) -> None:
         """Let nothing be interrupted any more."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        self._is_on = False
+        if not self._kept:
+            self._restore()
+
+    def _restore(self) -> None:
+        if self._before is None:
+            return
+        (alarm, unheard), self._before = self._before, None
+        signal.signal(signal.SIGALRM, alarm)
         if unheard is not None:
             signal.signal(INTERRUPTION, unheard)
+
+    @contextmanager
+    def keep(self) -> Iterator[None]:
+        """Let tasks in the block share the handlers, which do nothing between them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._kept += 1
+        try:
+            yield
+        finally:
+            self._kept -= 1
+            self._restore()
 
 
 _signals = _Signals()
@@ -179,4 +213,10 @@ class _Watchdog:
 
 
 _watchdog = _Watchdog()
-shared_watchdog = _watchdog.keep
+
+
+@contextmanager
+def shared_deadlines() -> Iterator[None]:
+    """Let tasks in the block share what their deadlines need: to set it up anew for each small task is felt."""
+    with _watchdog.keep(), _signals.keep():
+        yield

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from loomq.errors import SoftDeadline
+from loomq.errors import LeaseLost, SoftDeadline
 from loomq.testing import wait_until
-from loomq.workers.deadline import hard_deadline, soft_deadline, undisturbed
+from loomq.workers.deadline import INTERRUPTION, hard_deadline, shared_deadlines, soft_deadline, undisturbed
 
 
 @pytest.fixture(autouse=True)
@@ -172,3 +172,38 @@ def test_a_shield_leaves_its_own_error_and_rings_once():
     assert isinstance(caught.value.__context__, ValueError)
     with soft_deadline(5), undisturbed():
         pass  # nothing is left over from before
+
+
+@pytest.fixture
+def interruptible():
+    """Let interruptions pass, as a child of a pool does between its tasks."""
+    before = signal.signal(INTERRUPTION, signal.SIG_IGN)
+    yield
+    signal.signal(INTERRUPTION, before)
+
+
+def test_tasks_that_share_their_deadlines_have_each_its_own_and_nothing_rings_between_them(interruptible):
+    before = signal.getsignal(signal.SIGALRM)
+    with shared_deadlines():
+        with soft_deadline(10):
+            pass
+        for number in (signal.SIGALRM, INTERRUPTION):
+            signal.raise_signal(number)
+        with pytest.raises(SoftDeadline, match=r"after 0\.05 s"), soft_deadline(0.05):
+            _spin()
+        with pytest.raises(LeaseLost), soft_deadline(10):
+            signal.raise_signal(INTERRUPTION)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getsignal(INTERRUPTION) == signal.SIG_IGN
+
+
+def test_a_task_that_leaves_a_handler_of_its_own_takes_no_deadline_from_the_next(interruptible):
+    before, rung = signal.getsignal(signal.SIGALRM), []
+    with shared_deadlines():
+        with soft_deadline(10):
+            signal.signal(signal.SIGALRM, lambda *_: rung.append(1))
+        with pytest.raises(SoftDeadline), soft_deadline(0.02):
+            _spin()
+    assert rung == []
+    assert signal.getsignal(signal.SIGALRM) is before
