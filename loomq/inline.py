@@ -13,6 +13,7 @@ _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LONGEST_TEXT = 8_000
 _FAR = 2
 _LEAST = 2  # what any value takes with the comma behind it
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def inline_json(value: Any, *, what: str, limit_bytes: int) -> str:
@@ -30,7 +31,7 @@ def inline_json(value: Any, *, what: str, limit_bytes: int) -> str:
     if _is_far_larger(value, limit_bytes):
         raise _too_large(what, f"more than {_FAR * limit_bytes:,} bytes", limit_bytes)
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _ENCODER.encode(value)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise InlineValueError(f"{what} is not JSON: {error}") from None

@@ -73,6 +73,8 @@ class StageTask(Task):  # type: ignore[misc]
     def _send(self, message: StageMessage, sending: dict[str, Any]) -> None:
         sending["priority"] = self.app.priority_of(sending["headers"][HEADER])
         sending["retry"] = False
+        # What monitors show: to find it out takes Celery a tenth of the time of sending.
+        sending["argsrepr"], sending["kwargsrepr"] = repr(message.args), "{}"
         send = super().apply_async
         try:
             self.app.broker.run(lambda producer: send(message.args, {}, producer=producer, **sending))

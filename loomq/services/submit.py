@@ -364,8 +364,10 @@ def _session_id(given: UUID | str | Session | None) -> UUID | None:
 
 
 def _budget(given: Budget | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
     try:
-        budget = Budget.model_validate(given or {})
+        budget = Budget.model_validate(given)
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise ValueError(f'a budget is given as {{"max_cost": dollars, "max_tokens": count}}: {told}') from None

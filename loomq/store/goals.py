@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from sqlalchemy import Row, case, func, literal, null, select
 from sqlalchemy.dialects.postgresql import JSONB
@@ -14,7 +15,6 @@ from loomq.store.tables import goals, idempotency_keys, specs, stages
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
-    from uuid import UUID
 
     from sqlalchemy import ColumnElement
 
@@ -56,7 +56,7 @@ class NewStage:
 
     def to_json(self) -> dict[str, Any]:
         """Describe the row."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,13 @@ class NewGoal:
 
     def to_json(self) -> dict[str, Any]:
         """Describe the row."""
-        found = {name: getattr(self, name) for name in self.__slots__ if name != "parent"}
+        found = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
         if self.parent:
+            del found["parent"]
             found |= {"parent_goal": str(self.parent[0]), "parent_stage": self.parent[1], "parent_item": self.parent[2]}
-        found["rerun_of"] = str(self.rerun_of) if self.rerun_of else None
-        found["id"] = str(self.id)
-        found["session_id"] = str(self.session_id) if self.session_id else None
-        found["deadline"] = self.deadline.isoformat() if self.deadline else None
-        return found
+        if self.deadline:
+            found["deadline"] = self.deadline.isoformat()
+        return {name: str(value) if isinstance(value, UUID) else value for name, value in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
