@@ -38,10 +38,11 @@ def soft_deadline(timeout_s: float) -> Iterator[None]:
         yield
         return
 
-    _signals.take(timeout_s)
     try:
+        _signals.take(timeout_s)
         yield
     finally:
+        _signals.are_heard = False  # before any call, in which a signal might be raised
         _signals.leave()
 
 
@@ -51,26 +52,25 @@ class _Signals:
     def __init__(self) -> None:
         self._kept = 0
         self._timeout_s = 0.0
-        self._is_on = False
+        self.are_heard = False
         self._on_alarm, self._on_interruption = self._ring, self._interrupt
         self._before: tuple[Any, Any] | None = None  # the handlers that ours stand in for
 
     def _ring(self, *_: Any) -> None:
-        if self._is_on:
+        if self.are_heard:
             _shield.strike(SoftDeadline(f"interrupted after {self._timeout_s:g} s"))
 
     def _interrupt(self, *_: Any) -> None:
-        if self._is_on:
+        if self.are_heard:
             _shield.strike(LeaseLost("the goal has ended"))
 
     def take(self, timeout_s: float) -> None:
         """Let a task be interrupted."""
         self._timeout_s = timeout_s
-        if (
-            self._before is None or signal.getsignal(signal.SIGALRM) is not self._on_alarm
-        ):  # a task may have set its own
+        # A task before may have set a handler of its own, and left it.
+        if self._before is None or signal.getsignal(signal.SIGALRM) is not self._on_alarm:
             self._install()
-        self._is_on = True
+        self.are_heard = True
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
 
     def _install(self) -> None:
@@ -83,7 +83,6 @@ class _Signals:
     def leave(self) -> None:
         """Let nothing be interrupted any more."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        self._is_on = False
         if not self._kept:
             self._restore()
 

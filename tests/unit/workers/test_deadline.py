@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -207,3 +208,27 @@ def test_a_task_that_leaves_a_handler_of_its_own_takes_no_deadline_from_the_next
             _spin()
     assert rung == []
     assert signal.getsignal(signal.SIGALRM) is before
+
+
+@pytest.mark.parametrize("shared", [nullcontext, shared_deadlines])
+@pytest.mark.parametrize("is_at_the_end", [True, False])
+def test_an_interruption_at_the_very_edge_of_a_task_leaves_nothing_behind(
+    interruptible, monkeypatch, shared, is_at_the_end
+):
+    before, original, struck = signal.getsignal(signal.SIGALRM), signal.setitimer, []
+
+    def setitimer(which, seconds, *rest):
+        if (seconds == 0) is is_at_the_end and not struck:
+            struck.append(1)
+            signal.raise_signal(INTERRUPTION)
+        return original(which, seconds, *rest)
+
+    with shared():
+        monkeypatch.setattr(signal, "setitimer", setitimer)
+        with nullcontext() if is_at_the_end else pytest.raises(LeaseLost), soft_deadline(10):
+            pass
+        assert struck
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        signal.raise_signal(INTERRUPTION)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getsignal(INTERRUPTION) == signal.SIG_IGN
