@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from operator import truediv
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -182,20 +183,23 @@ def measure(bench: Bench, figure: Figure, rounds: int, *, quick: bool) -> dict[s
 
 
 def report(figure: Figure, found: dict[str, list[float]]) -> Iterator[dict[str, Any]]:
-    """Give a line for each system."""
-    base = statistics.median(found[BASELINE]) if BASELINE in found else None
+    """Give a line for each system.
+
+    The ratio is the median of those of the single rounds, in which the systems follow upon each other: the machine may
+    be faster in one round than in the next, and then it is so for all.
+    """
+    base = found.get(BASELINE)
     for name, values in found.items():
-        median = statistics.median(values)
         yield {
             "figure": figure.name,
             "system": name,
             "baseline": BASELINE,
             "unit": figure.unit,
-            "median": round(median, 3),
+            "median": round(statistics.median(values), 3),
             "lowest": round(min(values), 3),
             "highest": round(max(values), 3),
             "rounds": len(values),
-            "ratio": round(median / base, 3) if base else None,
+            "ratio": round(statistics.median(map(truediv, values, base)), 3) if base else None,
         }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from celery.exceptions import InvalidTaskError, NotRegistered
 from celery.worker.consumer import Consumer
+from vine import promise
 
 from loomq.problems import suggest
 from loomq.queues.names import HEADER, MALFORMED, StageMessage, worker_of
@@ -30,6 +31,7 @@ class LoomConsumer(Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._are_events_due = self._is_stopped = False
+        self._plan_events = promise(self._send_events_later)  # one: the hub calls it once, however often it is told to
         self.quarantine = self.app.quarantine
         self.timer.call_repeatedly(FLUSH_S, self.quarantine.flush)
 
@@ -86,11 +88,20 @@ class LoomConsumer(Consumer):  # type: ignore[misc]
 
     def on_send_event_buffered(self) -> None:
         """Send events of tasks a moment later: Celery would send them first, and then hand the task to the pool."""
-        if self._is_stopped:
+        if self._is_stopped or self.app.is_solo:  # then no timer runs, or not before the task is done
             super().on_send_event_buffered()
-        elif self.hub and not self._are_events_due:
+        elif self.hub:
+            self.hub.call_soon(self._plan_events)  # we may be on another thread than the hub
+
+    def _send_events_later(self) -> None:
+        if not self._are_events_due:
             self._are_events_due = True
-            self.hub.call_soon(self.hub.call_later, _EVENTS_S, self._send_events)  # from any thread
+            self.hub.call_later(_EVENTS_S, self._send_events)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Send the events that wait, or keep them for the next connection: Celery leaves them behind."""
+        self._send_events()
+        super().on_connection_error_after_connected(exc)
 
     def _send_events(self) -> None:
         self._are_events_due = False

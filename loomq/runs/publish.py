@@ -269,7 +269,6 @@ class Publisher:
         try:
             self._app.broker.run(work)
         except BrokerUnavailableError as error:
-            self.windows.forget()
             self.not_sent(keys, error)
 
     def _canvas(self, goal_id: UUID, plan: Plan, segment: Segment, priority: int, bulk: Collection[str] = ()) -> Any:

@@ -226,8 +226,10 @@ class Submitter:
             if due_now and not one.is_limited
             for row in one.roots
         ]
-        # Of a single message there is at most one too many: then nobody waits for the broker first.
-        room = self._publisher.windows.room(dict.fromkeys(places), as_seen=len(places) == 1) if places else {}
+        # Of a single message there is at most one too many: then nobody waits for the broker first. That of a raw call
+        # is Celery's to send, and it is not known when.
+        is_single = len(places) == 1 and prepared[0].call is None
+        room = self._publisher.windows.room(dict.fromkeys(places), as_seen=is_single) if places else {}
         found = self._write([one.submission(room if not one.is_limited else {}, not_before) for one in prepared])
         accepted = []
         for one, (submission, goal_id, created) in zip(prepared, found, strict=True):
@@ -238,7 +240,7 @@ class Submitter:
             accepted.append(Accepted(goal_id, one.plan, created, bool(sent)))
         if due_now:
             self._top_up([one for one, new in zip(prepared, accepted, strict=True) if new.created])
-        if room and len(places) == 1:
+        if room and is_single:
             self._publisher.windows.look(places)
         return accepted
 

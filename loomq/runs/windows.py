@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from contextlib import suppress
 from itertools import accumulate
@@ -28,6 +29,7 @@ _UNSERVED = nodes.Served(0, 0)
 
 Route = tuple[str, str]
 Place = tuple[str, str, int]  # worker, tier, level
+_Look = tuple[float, dict[int | None, int]]  # when, and how much there was
 
 
 class Windows:
@@ -39,7 +41,9 @@ class Windows:
         self._app = app
         self._served: dict[str, nodes.Served] = {}
         self._served_read_at = float("-inf")
-        self._seen: dict[str, tuple[float, dict[int | None, int]]] = {}  # when, and what
+        self._seen: dict[str, _Look] = {}
+        self._trusted: set[str] = set()  # queues of which somebody goes by an old look
+        self._lock = threading.Lock()
 
     def room(self, places: Iterable[Place], *, as_seen: bool = False) -> dict[Place, int]:
         """Say how many more messages of a level each (worker, tier, level) takes on its queue.
@@ -48,20 +52,34 @@ class Windows:
         which is fed, nor of any if the broker is out of reach.
 
         Args:
-            as_seen: Whether what this process saw last is good enough if there was room, however long ago. Whoever
-                sends one message and then looks again sends at most one too many.
+            as_seen: Whether an old look of this process is good enough if there was room. One caller a look is told so:
+                if it sends one message and looks again, that is at most one too many.
         """
         shared_by = self._app.limiter.shared_by
         asked = {place: self._app.router.queue(*place[:2]) for place in places if not shared_by(*place[:2])}
-        queues, seen = sorted(set(asked.values())), self._seen
-        if as_seen and all(queue in seen for queue in queues):
-            found = self._room(asked, {queue: seen[queue][1] for queue in queues})
-            if len(found) == len(asked):
-                return found
+        queues = sorted(set(asked.values()))
+        found = self._room_as_seen(asked, queues) if as_seen else None
+        if found is not None:
+            return found
         try:
             return self._room(asked, self._lengths(queues))
         except BrokerUnavailableError:
             return {}
+
+    def _room_as_seen(self, asked: Mapping[Place, str], queues: Sequence[str]) -> dict[Place, int] | None:
+        """Give the room by the last look, if there was some for all, and nobody else goes by the same look."""
+        seen = self._seen
+        if not all(queue in seen for queue in queues) or not self._old(queues, seen):
+            return None
+        lengths = {queue: seen[queue][1] for queue in queues}
+        if any(held.get(None, 0) >= self.window(queue) for queue, held in lengths.items()):
+            return None
+        found = self._room(asked, lengths)
+        with self._lock:
+            if len(found) < len(asked) or not self._trusted.isdisjoint(queues):
+                return None
+            self._trusted.update(queues)
+        return found
 
     def _room(self, asked: Mapping[Place, str], lengths: Lengths) -> dict[Place, int]:
         found = {}
@@ -78,15 +96,22 @@ class Windows:
     def _lengths(self, queues: Sequence[str]) -> Lengths:
         """Say how long queues are, or were a moment ago: what this process has sent since is counted in."""
         now, seen = time.monotonic(), self._seen
-        old = [queue for queue in queues if now - seen.get(queue, (0.0, {}))[0] > _LENGTHS_KNOWN_FOR_S]
+        old = self._old(queues, seen)
         if old:
             try:
                 for queue, lengths in self._app.broker.lengths(old).items():
                     seen[queue] = (now, dict(lengths))
             except BrokerUnavailableError:
-                self.forget()
+                self._seen = {}  # of its queues it may be so no more
                 raise
+            with self._lock:
+                self._trusted.difference_update(old)
         return {queue: seen[queue][1] for queue in queues}
+
+    def _old(self, queues: Sequence[str], seen: Mapping[str, _Look]) -> list[str]:
+        """Name the queues that were not seen a moment ago."""
+        since = time.monotonic() - _LENGTHS_KNOWN_FOR_S
+        return [queue for queue in queues if queue not in seen or seen[queue][0] < since]
 
     def sent(self, queue: str, priority: int) -> None:
         """Hear that this process sends a message; ``priority`` is the broker's."""
@@ -95,10 +120,6 @@ class Windows:
             lengths = seen[1]
             place = None if None in lengths else priority
             lengths[place] = lengths.get(place, 0) + 1
-
-    def forget(self) -> None:
-        """Hear that the broker did not answer: what was seen of its queues may be so no more."""
-        self._seen = {}
 
     def counts(self, queue: str, lengths: Mapping[int | None, int], *routes: Route) -> Sequence[int]:
         """Say how many messages of each urgency a queue holds.

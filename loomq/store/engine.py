@@ -7,7 +7,6 @@ import threading
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -36,11 +35,6 @@ _answer_until: ContextVar[float | None] = ContextVar("answer_until", default=Non
 
 class _Bounded(psycopg.Connection[Any]):
     """A connection that is closed when its server does not answer by the time that ``Database.call`` set."""
-
-    @cached_property
-    def calls(self) -> psycopg.Cursor[Any]:
-        """The cursor of ``Database.call``: to make one for each takes a seventh of the time of a short call."""
-        return self.cursor()
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Wait for the server; psycopg calls this for every statement."""
@@ -227,10 +221,10 @@ class Database:
         connection = self._borrow()
         is_whole = False
         try:
-            cursor = connection.calls
-            cursor.execute(statement, parameters)
-            result = cursor.pgresult
-            rows = cursor.fetchall() if result is not None and result.status == ExecStatus.TUPLES_OK else []
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters)
+                result = cursor.pgresult
+                rows = cursor.fetchall() if result is not None and result.status == ExecStatus.TUPLES_OK else []
             is_whole = True
         except _BROKEN:
             raise

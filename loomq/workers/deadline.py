@@ -38,11 +38,12 @@ def soft_deadline(timeout_s: float) -> Iterator[None]:
         yield
         return
 
+    outer = _signals.are_heard  # by a task that runs this one
     try:
         _signals.take(timeout_s)
         yield
     finally:
-        _signals.are_heard = False  # before any call, in which a signal might be raised
+        _signals.are_heard = outer  # before any call, in which a signal might be raised
         _signals.leave()
 
 
@@ -83,11 +84,14 @@ class _Signals:
     def leave(self) -> None:
         """Let nothing be interrupted any more."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if not self._kept:
-            self._restore()
+        self._restore()
+        hears = self._before is not None and self._before[1] is not None
+        if hears and signal.getsignal(INTERRUPTION) is not self._on_interruption:  # the task has left its own
+            signal.signal(INTERRUPTION, self._on_interruption)
 
     def _restore(self) -> None:
-        if self._before is None:
+        """Put the handlers of before back, if nobody needs ours any more."""
+        if self._before is None or self._kept or self.are_heard:
             return
         (alarm, unheard), self._before = self._before, None
         signal.signal(signal.SIGALRM, alarm)

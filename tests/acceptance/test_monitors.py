@@ -29,9 +29,11 @@ def _monitor(loom):
         receiver = loom.app.events.Receiver(connection, handlers={"*": heard.append})
         thread = threading.Thread(target=lambda: receiver.capture(wakeup=False), daemon=True)
         thread.start()
-        yield heard
-        receiver.should_stop = True
-        thread.join(10)
+        try:
+            yield heard
+        finally:
+            receiver.should_stop = True
+            thread.join(10)
 
 
 def _kinds(heard, task_id):
@@ -44,7 +46,7 @@ def _start(start_node, heard, pool):
     return node
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_a_monitor_hears_of_each_task_to_the_last_one_before_a_node_stops(project, loom, start_node, pool):
     project.settings_given["straight_on"] = False  # each stage is a message of its own
     project.worker("echo")
@@ -74,3 +76,31 @@ def test_a_monitor_hears_of_what_ends_while_a_node_stops(project, loom, start_no
         go.touch()
         wait_until(lambda: node.process.poll() is not None, "the node to end")
         wait_until(lambda: _kinds(heard, f"{handle.goal_id}:held") == ALL_OF_IT, "the events of its task")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_monitor_hears_of_what_ended_just_before_a_node_lost_its_broker(project, loom, start_node, pool):
+    project.worker("echo")
+    if not loom.app.is_redis:
+        pytest.skip("a Redis closes its clients' connections when it is told to")
+    with _monitor(loom) as heard:
+        _start(start_node, heard, pool)
+        for _ in range(3):
+            handle = submit_task("echo", {}, loom=loom)
+            handle.result(timeout=30)
+            _cut_off(loom, "brpop")
+            task_id = f"{handle.goal_id}:echo"
+            wait_until(lambda task_id=task_id: _kinds(heard, task_id) == ALL_OF_IT, "the events of its task")
+
+
+def _cut_off(loom, command):
+    """Close the connections that are in the middle of a command."""
+
+    def close(client):
+        mine = client.connection_pool.connection_kwargs.get("db", 0)
+        found = [one["id"] for one in client.client_list() if (one["cmd"], int(one["db"])) == (command, mine)]
+        for number in found:
+            client.client_kill_filter(_id=number)
+        return found
+
+    wait_until(lambda: loom.app.broker.run(lambda producer: close(producer.channel.client)), f"a {command} to cut off")

@@ -10,6 +10,7 @@ from loomq.ids import uuid7
 from loomq.services.submit import submit_goal, submit_task
 from loomq.store import nodes
 from loomq.store.nodes import Node
+from tests.rows import at_once
 
 
 @pytest.fixture
@@ -102,19 +103,20 @@ def _told(loom, monkeypatch):
     return told
 
 
-def _pass_a_moment(loom):
+def _pass_a_moment(loom, publisher=None):
     """Let what was seen of the queues become old."""
-    seen = loom.publisher.windows._seen
+    seen = (publisher or loom.publisher).windows._seen
     seen.update({queue: (time.monotonic() - 1, lengths) for queue, (_, lengths) in seen.items()})
 
 
 def test_who_has_seen_room_sends_first_and_looks_afterwards(shop, loom, monkeypatch):
     told = _told(loom, monkeypatch)
     submit_task("echo", {}, loom=loom)
-    assert told == ["lengths", "publish"]
+    assert told[:2] == ["lengths", "publish"]
     _pass_a_moment(loom)
+    told.clear()
     submit_task("echo", {}, loom=loom)
-    assert told[2:] == ["publish", "lengths"]
+    assert told == ["publish", "lengths"]
 
 
 def test_who_has_not_looked_for_long_sends_one_too_many_at_most(shop, loom):
@@ -128,6 +130,27 @@ def test_who_has_not_looked_for_long_sends_one_too_many_at_most(shop, loom):
         _pass_a_moment(loom)
         submit_task("echo", {}, loom=loom)
     assert _states(loom) == {"published": 9, "ready": 5}
+
+
+def test_only_one_of_many_threads_goes_by_an_old_look(shop, loom):
+    submit_task("echo", {}, loom=loom)
+    other = shop.loom()
+    for _ in range(10):
+        submit_task("echo", {}, loom=other)
+    other.close()
+    _pass_a_moment(loom)
+    at_once(*[lambda: submit_task("echo", {}, loom=loom)] * 8)
+    assert _states(loom)["published"] <= 9
+
+
+def test_a_raw_call_is_sent_by_celery_and_asks_first(shop, loom, monkeypatch):
+    told = _told(loom, monkeypatch)
+    echo = loom.app.tasks["loomq.worker.echo"]
+    for _ in range(2):
+        echo.delay({})
+        assert told == ["lengths"]
+        _pass_a_moment(loom, loom.app.runner._publisher)
+        told.clear()
 
 
 def test_several_first_stages_are_not_sent_by_what_was_seen_long_ago(shop, loom):

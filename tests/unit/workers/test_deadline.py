@@ -199,15 +199,32 @@ def test_tasks_that_share_their_deadlines_have_each_its_own_and_nothing_rings_be
     assert signal.getsignal(INTERRUPTION) == signal.SIG_IGN
 
 
-def test_a_task_that_leaves_a_handler_of_its_own_takes_no_deadline_from_the_next(interruptible):
-    before, rung = signal.getsignal(signal.SIGALRM), []
+@pytest.mark.parametrize("left", [signal.SIG_DFL, signal.SIG_IGN, lambda *_: None])
+@pytest.mark.parametrize("number", [signal.SIGALRM, INTERRUPTION])
+def test_a_task_that_leaves_a_handler_of_its_own_takes_nothing_from_the_next(interruptible, left, number):
+    before = signal.getsignal(signal.SIGALRM)
     with shared_deadlines():
         with soft_deadline(10):
-            signal.signal(signal.SIGALRM, lambda *_: rung.append(1))
+            signal.signal(number, left)
+        signal.raise_signal(INTERRUPTION)  # between tasks, where it must end nothing
         with pytest.raises(SoftDeadline), soft_deadline(0.02):
             _spin()
-    assert rung == []
+        with pytest.raises(LeaseLost), soft_deadline(10):
+            signal.raise_signal(INTERRUPTION)
     assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getsignal(INTERRUPTION) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("shared", [nullcontext, shared_deadlines])
+def test_a_task_that_runs_another_one_is_interrupted_all_the_same(interruptible, shared):
+    def work():
+        with shared(), soft_deadline(10):
+            pass
+        signal.raise_signal(INTERRUPTION)
+
+    with pytest.raises(LeaseLost), shared(), soft_deadline(10):
+        work()
+    assert signal.getsignal(INTERRUPTION) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize("shared", [nullcontext, shared_deadlines])
