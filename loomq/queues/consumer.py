@@ -105,8 +105,7 @@ class LoomConsumer(Consumer):  # type: ignore[misc]
 
     def _send_events(self) -> None:
         self._are_events_due = False
-        if self.event_dispatcher:
-            self.event_dispatcher.flush()
+        self._flush_events()
 
     def stop(self) -> None:
         """Stop consuming; the pool may then take long to finish."""
