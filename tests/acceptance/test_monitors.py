@@ -78,6 +78,24 @@ def test_a_monitor_hears_of_what_ends_while_a_node_stops(project, loom, start_no
         wait_until(lambda: _kinds(heard, f"{handle.goal_id}:held") == ALL_OF_IT, "the events of its task")
 
 
+def test_a_monitor_hears_of_a_task_of_the_solo_pool_before_the_next_one_ends(project, loom, start_node):
+    project.settings_given["straight_on"] = False  # each stage is a message of its own
+    project.worker("held", HELD)
+
+    def hand_in(name):
+        go, started = project.folder / f"{name}-go", project.folder / f"{name}-started"
+        return submit_task("held", {"go": str(go), "started": str(started)}, loom=loom), go, started
+
+    with _monitor(loom) as heard:
+        _start(start_node, heard, "solo")
+        (first, go_first, _), (second, go_second, second_started) = hand_in("first"), hand_in("second")
+        go_first.touch()
+        wait_until(second_started.exists, "the second task to start")
+        wait_until(lambda: "task-succeeded" in _kinds(heard, f"{first.goal_id}:held"), "the event of the first one")
+        go_second.touch()
+        second.result(timeout=30)
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_monitor_hears_of_what_ended_just_before_a_node_lost_its_broker(project, loom, start_node, pool):
     project.worker("echo")
@@ -88,19 +106,19 @@ def test_a_monitor_hears_of_what_ended_just_before_a_node_lost_its_broker(projec
         for _ in range(3):
             handle = submit_task("echo", {}, loom=loom)
             handle.result(timeout=30)
-            _cut_off(loom, "brpop")
+            _cut_off(loom)
             task_id = f"{handle.goal_id}:echo"
             wait_until(lambda task_id=task_id: _kinds(heard, task_id) == ALL_OF_IT, "the events of its task")
 
 
-def _cut_off(loom, command):
-    """Close the connections that are in the middle of a command."""
+def _cut_off(loom):
+    """Close the connection on which the node waits for messages."""
 
     def close(client):
         mine = client.connection_pool.connection_kwargs.get("db", 0)
-        found = [one["id"] for one in client.client_list() if (one["cmd"], int(one["db"])) == (command, mine)]
+        found = [one["id"] for one in client.client_list() if (one["cmd"], int(one["db"])) == ("brpop", mine)]
         for number in found:
             client.client_kill_filter(_id=number)
         return found
 
-    wait_until(lambda: loom.app.broker.run(lambda producer: close(producer.channel.client)), f"a {command} to cut off")
+    wait_until(lambda: loom.app.broker.run(lambda producer: close(producer.channel.client)), "a connection to cut off")

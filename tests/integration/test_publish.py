@@ -103,6 +103,14 @@ def _told(loom, monkeypatch):
     return told
 
 
+def _fill(shop):
+    """Fill the queue as another process does, so that this one has not seen it."""
+    other = shop.loom()
+    for _ in range(10):
+        submit_task("echo", {}, loom=other)
+    other.close()
+
+
 def _pass_a_moment(loom, publisher=None):
     """Let what was seen of the queues become old."""
     seen = (publisher or loom.publisher).windows._seen
@@ -121,10 +129,7 @@ def test_who_has_seen_room_sends_first_and_looks_afterwards(shop, loom, monkeypa
 
 def test_who_has_not_looked_for_long_sends_one_too_many_at_most(shop, loom):
     submit_task("echo", {}, loom=loom)
-    other = shop.loom()
-    for _ in range(10):
-        submit_task("echo", {}, loom=other)
-    other.close()
+    _fill(shop)
     assert _states(loom) == {"published": 8, "ready": 3}
     for _ in range(3):
         _pass_a_moment(loom)
@@ -134,10 +139,7 @@ def test_who_has_not_looked_for_long_sends_one_too_many_at_most(shop, loom):
 
 def test_only_one_of_many_threads_goes_by_an_old_look(shop, loom):
     submit_task("echo", {}, loom=loom)
-    other = shop.loom()
-    for _ in range(10):
-        submit_task("echo", {}, loom=other)
-    other.close()
+    _fill(shop)
     _pass_a_moment(loom)
     at_once(*[lambda: submit_task("echo", {}, loom=loom)] * 8)
     assert _states(loom)["published"] <= 9
@@ -156,10 +158,7 @@ def test_a_raw_call_is_sent_by_celery_and_asks_first(shop, loom, monkeypatch):
 def test_several_first_stages_are_not_sent_by_what_was_seen_long_ago(shop, loom):
     shop.pipeline("wide", "\n".join(f"- {{name: s{n}, worker_type: echo, input_mapping: {{}}}}" for n in range(4)))
     submit_goal("", pipeline="wide", loom=loom)
-    other = shop.loom()
-    for _ in range(10):
-        submit_task("echo", {}, loom=other)
-    other.close()
+    _fill(shop)
     sent = _states(loom)["published"]
     _pass_a_moment(loom)
     submit_goal("", pipeline="wide", loom=loom)
